@@ -1,0 +1,38 @@
+# `make` lists the targets. PYTHON chooses the interpreter that makes .venv: make repro PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lint format
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+repro: $(STAMP)  ## run the pipeline on data/sample, or what params.yaml names, and print the scores
+	@dvc repro
+	@python -m petals.summary
+
+test: $(STAMP)  ## run the tests, with line coverage
+	@python -m pytest --cov --cov-report=term
+
+lint: $(STAMP)  ## check style
+	@ruff check .
+	@ruff format --check .
+
+format: $(STAMP)  ## mend style
+	@ruff check --fix .
+	@ruff format .
+
+# Installed once; again when what is asked for changes.
+$(STAMP): requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "petals needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module: install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "installing into $(VENV), once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@

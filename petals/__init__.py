@@ -1,0 +1,1 @@
+"""The nouns of the pipeline: data, augmentation, models and scores, without a command line."""

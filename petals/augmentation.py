@@ -1,0 +1,132 @@
+"""Kornia's part: views rendered ahead of training, and the cheap operations of every step."""
+
+from collections.abc import Mapping, Sequence
+
+import kornia.augmentation as K
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from petals.seeding import seed_for
+
+DRAWS_PER_VIEW = 64
+POLICY_KNOBS = ("crop_min", "rotation", "brightness", "contrast", "saturation", "hue", "blur")
+
+
+def view_policy(knobs: Mapping[str, float], image_size: int) -> nn.Sequential:
+    """Build the policy of a view from the knobs named in POLICY_KNOBS: a crop, a turn, a change of light, a blur.
+
+    Each operation stands alone: Kornia's ColorJitter shuffles the order of its four once a batch, which would let
+    the images of a batch decide each other's views. Takes and gives float32 N × 3 × H × W in 0…1.
+    """
+    operations: list[nn.Module] = []
+    if knobs["crop_min"] < 1:
+        size = (image_size, image_size)
+        operations.append(K.RandomResizedCrop(size, scale=(knobs["crop_min"], 1.0), p=1.0))
+    if knobs["rotation"]:
+        operations.append(K.RandomAffine(knobs["rotation"], p=1.0, padding_mode="reflection"))
+    for knob, operation in (
+        ("brightness", K.RandomBrightness),
+        ("contrast", K.RandomContrast),
+        ("saturation", K.RandomSaturation),
+    ):
+        if knobs[knob]:
+            operations.append(operation((1.0 - knobs[knob], 1.0 + knobs[knob]), p=1.0))
+    if knobs["hue"]:
+        operations.append(K.RandomHue((-knobs["hue"], knobs["hue"]), p=1.0))
+    if knobs["blur"]:
+        operations.append(K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=knobs["blur"]))
+    return nn.Sequential(*operations)
+
+
+class DrawsPerImage(TorchFunctionMode):
+    """While active, a batch of N images draws from N streams of random numbers, one an image.
+
+    Kornia asks `torch.rand` for N, or N × K, numbers; each call takes the next columns of `table` (float32,
+    N × draws).
+    So a view is the same whatever stands beside it in the batch. Any other source of chance is refused.
+    """
+
+    REFUSED = frozenset({torch.randn, torch.randperm, torch.randint, torch.bernoulli, torch.multinomial, torch.normal})
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table, self.used = table, 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.rand:
+            shape = torch.Size(args[0] if isinstance(args[0], Sequence) else args)
+            count = shape[1:].numel()
+            columns = self.table[:, self.used : self.used + count]
+            self.used += count
+            return columns.reshape(shape)  # raises where it is not N × count
+        if func in self.REFUSED:
+            raise RuntimeError(f"a policy drew from {func.__name__}, which knows nothing of single images")
+        return func(*args, **(kwargs or {}))
+
+
+def render_views(images: np.ndarray, ids: Sequence[str], view: int, seed: int, policy: nn.Sequential) -> np.ndarray:
+    """Draw one view of each image; uint8 N × H × W × 3 in and out.
+
+    The chances of a view depend on (seed, id, view) alone.
+    """
+    keys = (seed_for(seed, "view", each, view) for each in ids)
+    table = np.stack([np.random.Generator(np.random.Philox(key)).random(DRAWS_PER_VIEW, np.float32) for key in keys])
+    with DrawsPerImage(torch.from_numpy(table)):
+        return to_bytes(policy(to_floats(torch.from_numpy(images))))
+
+
+def to_floats(images: Tensor) -> Tensor:
+    """Turn uint8 N × H × W × 3 into float32 N × 3 × H × W in 0…1, channels last in memory."""
+    return images.permute(0, 3, 1, 2).to(torch.float32) / 255
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Turn float32 N × 3 × H × W in 0…1 into uint8 N × H × W × 3, rounded and clipped."""
+    return (images * 255).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+class BatchAugmentation:
+    """What happens to each batch of training: the policy (where views are not rendered), flip, erasing, mixing.
+
+    The random numbers are torch's own; seed them by (seed, epoch, step) before each call.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        flip: float,
+        erasing: float,
+        mixup: float,
+        cutmix: float,
+        policy: nn.Module | None = None,
+    ) -> None:
+        self.classes = classes
+        steps = [policy] if policy else []
+        if flip:
+            steps.append(K.RandomHorizontalFlip(p=flip))
+        if erasing:
+            steps.append(K.RandomErasing(scale=(0.02, 0.2), p=erasing))
+        self.image_steps = nn.Sequential(*steps)
+        self.mixup_share, self.cutmix_share = mixup, cutmix
+        keys = ["input", "class"]
+        self.mixup = K.RandomMixUpV2(data_keys=keys)
+        self.cutmix = K.RandomCutMixV2(data_keys=keys, use_correct_lambda=True)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes)."""
+        images = self.image_steps(images)
+        chance = float(torch.rand(()))
+        if chance < self.mixup_share:
+            images, mixed = self.mixup(images, labels)
+        elif chance < self.mixup_share + self.cutmix_share:
+            images, mixed = self.cutmix(images, labels)
+            mixed = mixed[0]
+        else:
+            return images, self.one_hot(labels)
+        own, other, share = self.one_hot(mixed[:, 0].long()), self.one_hot(mixed[:, 1].long()), mixed[:, 2:]
+        return images, (1 - share) * own + share * other
+
+    def one_hot(self, labels: Tensor) -> Tensor:
+        return nn.functional.one_hot(labels, self.classes).float()

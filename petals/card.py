@@ -1,0 +1,57 @@
+"""The data card: what a data set holds and what to beware of in it."""
+
+from collections import Counter
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+from petals.duplicates import near_duplicates
+from petals.packing import Packed
+
+SPLITS = ("train", "val", "test")
+
+
+def find_duplicates(packed: dict[str, Packed]) -> list[dict[str, object]]:
+    """Near-duplicate pairs of all splits: `split_a`, `id_a`, `split_b`, `id_b`, `correlation`, `row_a`."""
+    where = [(split, row) for split in SPLITS for row in range(len(packed[split].ids))]
+    pairs = []
+    for i, j, correlation in near_duplicates(np.concatenate([packed[split].thumbnails for split in SPLITS])):
+        (split_a, row_a), (split_b, row_b) = where[i], where[j]
+        pairs.append(
+            {
+                "split_a": split_a,
+                "id_a": packed[split_a].ids[row_a],
+                "split_b": split_b,
+                "id_b": packed[split_b].ids[row_b],
+                "correlation": f"{correlation:.3f}",
+                "row_a": row_a,
+            }
+        )
+    return pairs
+
+
+def data_card(classes: list[str], packed: dict[str, Packed], pairs: list[dict[str, object]], dropped: int) -> dict:
+    """Counts by split, imbalance and near-duplicates, ready for JSON."""
+    train = class_counts(packed["train"].labels, classes)
+    val = class_counts(packed["val"].labels, classes)
+    kinds = Counter((pair["split_a"], pair["split_b"]) for pair in pairs)
+    return {
+        "images": {split: len(packed[split].ids) for split in SPLITS},
+        "classes": len(classes),
+        "classes_without_val": int((val == 0).sum()),
+        "train_per_class": {
+            "min": int(train.min()),
+            "median": float(np.median(train)),
+            "max": int(train.max()),
+        },
+        "imbalance": round(float(train.max() / max(train.min(), 1)), 2),
+        "near_duplicates": {
+            a if a == b else f"{a}-{b}": kinds[a, b] for a, b in combinations_with_replacement(SPLITS, 2)
+        },
+        "dropped_from_train": dropped,
+    }
+
+
+def class_counts(labels: np.ndarray, classes: list[str]) -> np.ndarray:
+    """The number of images of each class, in label order."""
+    return np.bincount(labels[labels >= 0], minlength=len(classes))

@@ -1,0 +1,110 @@
+"""Checkpoints of a run that may be killed: one file, moved in whole, named by all that decides the result."""
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from petals.files import replacing
+
+if TYPE_CHECKING:
+    from petals.optim import AveragedWeights
+
+REPOSITORY = Path(__file__).parents[1]
+EVERY_SECONDS = 45.0  # so that less than a minute is lost
+FOLDER = Path(".petals")  # outside the declared outputs, which DVC removes before a run
+LIBRARIES = ("torch", "kornia", "numpy", "dvclive", "safetensors")
+
+
+def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> str:
+    """Hash what decides the result of a run: settings, every byte of the inputs and the code, library versions.
+
+    The code is each file of this repository that is imported by now.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    digest.update(json.dumps([dict(params), versions], sort_keys=True).encode())
+    files = (getattr(module, "__file__", None) for module in sys.modules.values())
+    code = {file for file in files if file and is_ours(Path(file))}
+    for root in map(Path, [*inputs, *sorted(code)]):
+        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if path.is_file():
+                digest.update(path.name.encode())
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def is_ours(path: Path) -> bool:
+    return any(path.is_relative_to(REPOSITORY / folder) for folder in ("petals", "stages"))
+
+
+class Checkpoint:
+    """The state of a training run on disk: weights, averaged weights, optimiser, and `progress`.
+
+    `progress` is plain JSON, with the number of `step`s done of all `steps`.
+    """
+
+    def __init__(
+        self, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, average: "AveragedWeights"
+    ) -> None:
+        self.path = FOLDER / f"train-{key}.safetensors"
+        self.model, self.optimizer, self.average = model, optimizer, average
+        self.saved_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether so long has passed that what is new should be saved; it has no influence on the result."""
+        return time.monotonic() - self.saved_at > EVERY_SECONDS
+
+    def save(self, progress: dict) -> None:
+        """Write the present state beside the former one and move it onto it."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state |= {f"average.{number}": tensor for number, tensor in enumerate(self.average.average)}
+        for number, slots in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        with replacing(self.path) as partial:
+            save_file(state, partial, metadata={"progress": json.dumps(progress)})
+        self.saved_at = time.monotonic()
+
+    def load(self) -> dict | None:
+        """Put the saved state back and give its `progress`; None where there is nothing to go on from."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                progress = json.loads(file.metadata()["progress"])
+        except (FileNotFoundError, SafetensorError):
+            return None
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: state[f"model.{name}"] for name in own})
+        for number, tensor in enumerate(self.average.average):
+            tensor.copy_(state[f"average.{number}"])
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("optimizer."):
+                _, number, slot = name.split(".")
+                slots.setdefault(int(number), {})[slot] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+        return progress
+
+
+def discard_finished() -> None:
+    """Remove the checkpoints of runs that have ended: their result is in DVC's hands."""
+    for path in FOLDER.glob("train-*.safetensors"):
+        try:
+            with safe_open(path, "pt") as file:
+                progress = json.loads(file.metadata()["progress"])
+                finished = progress["step"] == progress["steps"]
+        except SafetensorError:
+            finished = True
+        if finished:
+            path.unlink(missing_ok=True)

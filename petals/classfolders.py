@@ -1,0 +1,150 @@
+"""One folder a class: train/CLASS/*.jpg with val/CLASS/*.jpg and test/*.jpg, or CLASS/*.jpg alone."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, skipped_note
+from petals.errors import PetalsError
+from petals.listing import composed, entries, read_classes, scan, shown
+from petals.seeding import seed_for
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+_CHUNK = 256  # image files that one worker reads at a time
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Some image files with their ids and labels."""
+
+    paths: tuple[Path, ...]
+    ids: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.paths)
+
+    def records(self) -> Iterator[Record]:
+        """Read the files one at a time; PetalsError if one cannot be read."""
+        for path, name, label in zip(self.paths, self.ids, self.labels, strict=True):
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise PetalsError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+            yield Record(name, label, data, shown(path))
+
+
+def open_folders(root: Path, val_fraction: float, seed: int) -> Dataset:
+    """List the image files below `root` and give each its split, label and id."""
+    entries(root, root)  # a link that leads nowhere good is named before it is followed
+    present = [split for split in SPLITS if (root / split).is_dir()]
+    if present and "train" not in present:
+        raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}")
+    train = root / "train" if present else root
+    files, skipped = _scan_classes(root, train)
+    classes = _label_order(root, train, sorted(files))
+    splits = {"train": _labelled(files, classes), "val": [], "test": []}
+    if "val" in present:
+        files, others = _scan_classes(root, root / "val")
+        if strange := sorted(set(files) - set(classes)):
+            raise PetalsError(f"{shown(root / 'val')}: the class {strange[0]!r} is not in train; move or remove it")
+        splits["val"] = _labelled(files, classes)
+        skipped += others
+    if "test" in present:
+        files, others = scan(root / "test", EXTENSIONS, root)
+        if not files:
+            raise PetalsError(f"{shown(root / 'test')}: no image in it; add some or remove the folder")
+        splits["test"] = [(file, UNLABELLED) for file in files]
+        skipped += others
+    if present:
+        skipped += [entry for entry in entries(root) if entry.name not in SPLITS]
+    ids, notes = _ids(root, [file for split in splits.values() for file, _ in split])
+    if "val" not in present:
+        splits["train"], splits["val"] = _set_aside(splits["train"], ids, val_fraction, seed)
+        if not splits["val"]:
+            raise PetalsError(f"{shown(train)}: no class has two images, so none can be set aside; add images")
+        notes.append(f"no val folder: {len(splits['val'])} images of train are set aside for validation")
+    sources = {split: _chunks(images, ids) for split, images in splits.items()}
+    return Dataset("folders", classes, sources, notes + skipped_note(root, skipped))
+
+
+def _scan_classes(root: Path, folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The image files of each class folder by the class's name, and what else there is."""
+    files: dict[str, list[Path]] = {}
+    skipped = []
+    for entry in entries(folder, root):
+        if entry.name.startswith(".") or not entry.is_dir():
+            skipped.append(entry)
+            continue
+        name = composed(entry, entry.name)
+        if name in files:
+            raise PetalsError(f"{shown(folder)}: two folders have the name {name!r}; rename one")
+        files[name], others = scan(entry, EXTENSIONS, root)
+        if not files[name]:
+            raise PetalsError(f"{shown(entry)}: the class has no image; add some or remove the folder ({LAYOUTS})")
+        skipped += others
+    if not files:
+        raise PetalsError(f"{shown(folder)}: no class folder with images; {LAYOUTS}")
+    return files, skipped
+
+
+def _label_order(root: Path, train: Path, found: list[str]) -> list[str]:
+    """The class names: those of classes.txt where there is one, which must be those found, else sorted."""
+    classes = read_classes(root)
+    if classes is None:
+        classes = found
+    elif different := sorted(set(classes) ^ set(found)):
+        name = different[0]
+        here, lacking = ("classes.txt", "train") if name in classes else ("train", "classes.txt")
+        raise PetalsError(f"{shown(root)}: the class {name!r} is in {here} but not in {lacking}")
+    check_classes(train, classes)
+    return classes
+
+
+def _labelled(files: dict[str, list[Path]], classes: list[str]) -> list[tuple[Path, int]]:
+    return [(file, label) for label, name in enumerate(classes) for file in files.get(name, [])]
+
+
+def _ids(root: Path, files: list[Path]) -> tuple[dict[Path, str], list[str]]:
+    """The id of each file: its stem where all stems differ, else its path without the extension."""
+    stems = {file: composed(file, file.stem) for file in files}
+    if len(set(stems.values())) == len(files):
+        return stems, []
+    twice = Counter(stems.values()).most_common(1)[0][0]
+    note = f"ids are paths, such as train/CLASS/NAME, because file names occur twice ({twice!r})"
+    paths = {file: composed(file, file.relative_to(root).with_suffix("").as_posix()) for file in files}
+    seen: dict[str, Path] = {}
+    for file, name in paths.items():
+        if name in seen:
+            raise PetalsError(f"{shown(seen[name])} and {shown(file)} have one id, {name!r}; rename one")
+        seen[name] = file
+    return paths, [note]
+
+
+def _set_aside(
+    images: list[tuple[Path, int]], ids: dict[Path, str], fraction: float, seed: int
+) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """Part `images` in train and val: of each class `fraction`, at least one image, never the only one."""
+    sizes = Counter(label for _, label in images)
+    taken = {label: min(size - 1, max(1, int(size * fraction + 0.5))) for label, size in sizes.items()}
+    val = set()
+    for file, label in sorted(images, key=lambda image: seed_for(seed, ids[image[0]])):
+        if taken[label]:
+            taken[label] -= 1
+            val.add(file)
+    return [image for image in images if image[0] not in val], [image for image in images if image[0] in val]
+
+
+def _chunks(images: list[tuple[Path, int]], ids: dict[Path, str]) -> list[ImageFiles]:
+    chunks = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
+    return [
+        ImageFiles(
+            tuple(file for file, _ in chunk),
+            tuple(ids[file] for file, _ in chunk),
+            tuple(label for _, label in chunk),
+        )
+        for chunk in chunks
+    ]

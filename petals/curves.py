@@ -1,0 +1,47 @@
+"""Training curves: logged by DVCLive while the run goes, moved to their places when it ends."""
+
+import shutil
+from pathlib import Path
+
+from dvclive import Live
+
+from petals.files import remove, replacing, write_text
+
+SCRATCH = Path(".petals/live")
+
+
+class Curves:
+    """Logs values by epoch; `history` (one nested dict an epoch, those of a resumed run first) grows with them.
+
+    On leaving without an error, `metrics` is the JSON of the last values and `curves` a folder of TSV files.
+    """
+
+    def __init__(self, metrics: Path, curves: Path, history: list[dict[str, dict[str, float]]]) -> None:
+        self.metrics, self.curves, self.history = metrics, curves, history
+
+    def __enter__(self) -> "Curves":
+        remove(SCRATCH)
+        # DVC already knows the run: Live must not write a dvc.yaml, an experiment or a report of its own.
+        self.live = Live(str(SCRATCH), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
+        for values in self.history:
+            self.log(values)
+        return self
+
+    def add(self, values: dict[str, dict[str, float]]) -> None:
+        values = {group: {name: round(value, 6) for name, value in named.items()} for group, named in values.items()}
+        self.history.append(values)
+        self.log(values)
+
+    def log(self, values: dict[str, dict[str, float]]) -> None:
+        for group, named in values.items():
+            for name, value in named.items():
+                self.live.log_metric(f"{group}/{name}", value)
+        self.live.next_step()
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.live.end()
+        if kind is None:
+            write_text(self.metrics, (SCRATCH / "metrics.json").read_text(encoding="utf-8").rstrip() + "\n")
+            with replacing(self.curves) as folder:
+                shutil.copytree(SCRATCH / "plots" / "metrics", folder)
+        remove(SCRATCH)

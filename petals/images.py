@@ -1,0 +1,94 @@
+"""Encoded images to arrays of pixels, and arrays to squares."""
+
+import io
+import warnings
+
+import numpy as np
+from kornia_rs.io import decode_image_jpegturbo
+from PIL import Image, UnidentifiedImageError
+
+from petals.errors import PetalsError
+
+MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest cameras stay below it
+
+_EXIF_ORIENTATION = 0x0112
+# How to turn the stored pixels upright (Exif 2.32, tag 274).
+_UPRIGHT = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+def decode(data: bytes, where: str) -> np.ndarray:
+    """Decode a JPEG, PNG or WebP image (of an animation, the first frame) to uint8 H × W × 3, RGB.
+
+    Turned upright as its EXIF orientation says; grey and CMYK become RGB, 16 bits become 8, and what is
+    transparent is laid on white. Colour profiles are not applied.
+    Raises PetalsError, starting with `where`, if it is no such image, damaged, cut short, or if its header
+    claims more than MAX_PIXELS; that is known before memory for the pixels is taken.
+    """
+    if not data:
+        raise PetalsError(f"{where}: the image is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
+            return _decode(data)
+    except UnidentifiedImageError:
+        raise PetalsError(f"{where}: not a JPEG, PNG or WebP image") from None
+    except Image.DecompressionBombError:
+        raise PetalsError(
+            f"{where}: the image's header claims more than {MAX_PIXELS // 10**6} million pixels"
+        ) from None
+    except Exception:  # decoders raise anything from struct.error to a bare Exception on damaged data
+        raise PetalsError(f"{where}: the image is damaged or cut short") from None
+
+
+def square(image: np.ndarray, size: int) -> np.ndarray:
+    """Cut the central square out of uint8 H × W × 3 and resize it to uint8 size × size × 3.
+
+    Where an odd number of pixels goes, the one more is taken from the right or the bottom. The resize is
+    Pillow's: bicubic (Keys 1981, a = -0.5), the kernel widened by the factor of reduction against aliasing.
+    """
+    height, width, _ = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = np.ascontiguousarray(image[top : top + side, left : left + side])
+    if side == size:
+        return image
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+            # The same pixels as Pillow's in two thirds of the time, and damage that Pillow fills with grey is
+            # an error here.
+            pixels = decode_image_jpegturbo(data, "rgb")
+        else:
+            pixels = np.array(_to_rgb(image))
+        upright = _UPRIGHT.get(_orientation(image))
+    return np.ascontiguousarray(upright(pixels)) if upright else pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255 rather than scale
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # unreadable metadata says nothing about the pixels
+        return 1

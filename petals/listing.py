@@ -1,0 +1,80 @@
+"""Folders and names as the file system has them, made the same on every system."""
+
+import unicodedata
+from pathlib import Path
+
+from petals.errors import PetalsError
+
+
+def shown(path: str | Path) -> str:
+    """`path` for a message, which stays one line whatever the name holds."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def composed(path: Path, name: str) -> str:
+    """`name` in composed Unicode (NFC), so that é is the same on every system."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PetalsError(f"{shown(path)}: the name is not UTF-8; rename it") from None
+    return unicodedata.normalize("NFC", name)
+
+
+def entries(folder: Path, root: Path | None = None) -> list[Path]:
+    """What is in `folder`, sorted by composed name.
+
+    Raises PetalsError if the folder cannot be listed or, where `root` is given, if one of its visible links
+    points to nothing, out of `root`, or to a folder that holds the link.
+    """
+    try:
+        found = sorted(folder.iterdir(), key=lambda entry: (unicodedata.normalize("NFC", entry.name), entry.name))
+    except OSError as error:
+        raise PetalsError(f"{shown(folder)}: cannot be listed: {error.strerror}") from None
+    if root is not None:
+        for entry in found:
+            if entry.is_symlink() and not entry.name.startswith("."):
+                _check_link(entry, root.resolve())
+    return found
+
+
+def scan(folder: Path, extensions: tuple[str, ...], root: Path | None = None) -> tuple[list[Path], list[Path]]:
+    """The visible files in `folder` with one of the `extensions`, in any case, and all else."""
+    wanted, others = [], []
+    for entry in entries(folder, root):
+        fits = entry.suffix.lower() in extensions and not entry.name.startswith(".") and entry.is_file()
+        (wanted if fits else others).append(entry)
+    return wanted, others
+
+
+def read_classes(root: Path) -> list[str] | None:
+    """The names in classes.txt, one a line; None where there is no such file."""
+    path = root / "classes.txt"
+    if not path.exists():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError):
+        raise PetalsError(f"{shown(path)}: cannot be read as UTF-8 text") from None
+    names: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        name = unicodedata.normalize("NFC", line).strip()
+        if not name:
+            raise PetalsError(f"{shown(path)}: line {number} is empty; it must hold one class name a line")
+        if name in names:
+            raise PetalsError(f"{shown(path)}: line {number} repeats the class {name!r}")
+        names.append(name)
+    return names
+
+
+def _check_link(link: Path, inside: Path) -> None:
+    try:
+        target = link.resolve(strict=True)
+    except FileNotFoundError:
+        raise PetalsError(f"{shown(link)}: a link to nothing; remove it") from None
+    except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
+        raise PetalsError(f"{shown(link)}: a link in a circle; remove it") from None
+    if not target.is_relative_to(inside):
+        raise PetalsError(f"{shown(link)}: a link out of the data folder; put what it points to in its place")
+    if link.parent.resolve().is_relative_to(target):
+        raise PetalsError(f"{shown(link)}: a link in a circle; remove it")

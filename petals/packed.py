@@ -1,0 +1,126 @@
+"""Packed splits: decoded images in a few large arrays that later stages map into memory.
+
+A split is a folder of `images-NNNNN.npy` (uint8, N × H × W × 3, about 64 MiB each), `labels.npy` (int64, −1 where
+there is none), `ids.json` and `meta.json`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from petals.errors import PetalsError
+from petals.files import replacing, write_text
+
+SHARD_BYTES = 64 * 2**20
+
+
+class Shards:
+    """The images of a folder as one array of N × H × W × 3 that is never in memory as a whole."""
+
+    def __init__(self, folder: str | Path, mode: str = "r") -> None:
+        paths = sorted(Path(folder).glob("images-*.npy"))
+        try:
+            self.arrays = [np.load(path, mmap_mode=mode) for path in paths]
+        except (OSError, ValueError) as error:
+            raise PetalsError(f"{folder}: damaged images ({error}); run dvc repro, or dvc pull") from None
+        self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Copy the images at `rows` (any order, any number) to a new uint8 array."""
+        rows = np.asarray(rows, dtype=np.int64)
+        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
+        images = np.empty((len(rows), *self.arrays[0].shape[1:]), np.uint8)
+        for shard in np.unique(shard_of):
+            here = shard_of == shard
+            images[here] = self.arrays[shard][rows[here] - self.starts[shard]]
+        return images
+
+    def write(self, start: int, images: np.ndarray) -> None:
+        """Put `images` at the rows from `start` on; needs mode "r+"."""
+        while len(images):
+            shard = int(np.searchsorted(self.starts, start, side="right")) - 1
+            within = start - int(self.starts[shard])
+            room = min(len(images), len(self.arrays[shard]) - within)
+            self.arrays[shard][within : within + room] = images[:room]
+            start, images = start + room, images[room:]
+
+
+def create_shards(folder: Path, count: int, image_size: int, shard_bytes: int = SHARD_BYTES) -> None:
+    """Lay out the files for `count` images, all zero, without holding them in memory."""
+    rows = max(1, shard_bytes // (image_size * image_size * 3))
+    for number, start in enumerate(range(0, count, rows)):
+        shape = (min(rows, count - start), image_size, image_size, 3)
+        open_memmap(folder / f"images-{number:05d}.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+
+class PackedSplit:
+    """One split on disk: `images` (Shards), `labels` (int64), `ids`, `classes`, `image_size`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            self.ids: list[str] = json.loads((self.folder / "ids.json").read_text(encoding="utf-8"))
+            self.labels = np.load(self.folder / "labels.npy")
+            self.classes: list[str] = meta["classes"]
+            self.image_size: int = meta["image_size"]
+            self.count: int = meta["count"]
+        except FileNotFoundError as error:
+            raise PetalsError(f"{error.filename}: not found; run dvc repro prepare, or dvc pull") from None
+        except (KeyError, ValueError) as error:
+            raise PetalsError(f"{self.folder}: not a packed split ({error}); run dvc repro prepare") from None
+        self.images = Shards(folder)
+        if not self.count == len(self.images) == len(self.labels) == len(self.ids):
+            raise PetalsError(f"{self.folder}: its files disagree on the number of images; run dvc repro prepare")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def check(self, model: str | Path, classes: Sequence[str], image_size: int) -> None:
+        """Raise PetalsError where a model of these `classes` and this `image_size` was not made for this split."""
+        if list(classes) != self.classes:
+            raise PetalsError(f"{model}: its classes are not those of {self.folder}; run dvc repro train")
+        if image_size != self.image_size:
+            raise PetalsError(
+                f"{model}: made for {image_size} px, {self.folder} is {self.image_size}; run dvc repro train"
+            )
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """The images in order, `size` at a time, as uint8 N × H × W × 3."""
+        for start in range(0, self.count, size):
+            yield self.images.read(np.arange(start, min(start + size, self.count)))
+
+
+def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta: object) -> None:
+    """Write what stands beside the images of a split: `labels.npy`, `ids.json`, `meta.json`.
+
+    `meta` must hold `classes` and `image_size`; `count` is added.
+    """
+    np.save(folder / "labels.npy", np.asarray(labels, np.int64))
+    write_text(folder / "ids.json", json.dumps(list(ids), ensure_ascii=False, indent=0) + "\n")
+    meta = {**meta, "count": len(ids)}
+    write_text(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=2) + "\n")
+
+
+def keep_rows(folder: Path, rows: np.ndarray) -> None:
+    """Rewrite a split in place with only the images at `rows`; the rest of its meta.json stays."""
+    split = PackedSplit(folder)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    with replacing(folder / "kept") as kept:
+        kept.mkdir()
+        create_shards(kept, len(rows), split.image_size)
+        shards = Shards(kept, "r+")
+        for start in range(0, len(rows), 256):
+            shards.write(start, split.images.read(rows[start : start + 256]))
+        write_labels(kept, split.labels[rows], [split.ids[row] for row in rows], **meta)
+    for path in folder.glob("images-*.npy"):
+        path.unlink()
+    for path in (folder / "kept").iterdir():
+        path.replace(folder / path.name)
+    (folder / "kept").rmdir()

@@ -1,0 +1,69 @@
+"""The same work on all cores: worker processes that die with their parent."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """The number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None) -> Iterator[Result]:
+    """Yield `function(task)` for each task, in the order of the tasks; the first error ends the work.
+
+    With one worker, or one task, all happens in this process.
+    """
+    tasks = list(tasks)
+    workers = min(workers or cores(), len(tasks))
+    if workers <= 1:
+        yield from map(function, tasks)
+        return
+    # spawn, not fork: it is safe beside threads and the same on every system.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
+        try:
+            yield from pool.map(function, tasks)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def in_threads(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
+) -> Iterator[Result]:
+    """As `in_order`, in threads of this process: for work that leaves Python's lock alone, such as torch's.
+
+    At most two results a worker wait to be fetched.
+    """
+    tasks = iter(tasks)
+    workers = workers or cores()
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque(pool.submit(function, task) for task in islice(tasks, 2 * workers))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(function, task) for task in islice(tasks, 1))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def die_with_parent() -> None:
+    """End this worker when its parent is killed, which would else leave it waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,171 @@
+"""params.yaml as one typed model a stage.
+
+The file is read by the rules of YAML 1.2, as DVC writes it: `1e-05` is a number there, `on` is text.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from petals.errors import PetalsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class StageParams(BaseModel):
+    """The knobs that one stage reads; the names are those of its `params:` in dvc.yaml."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PipelineParams(StageParams):
+    """Read by dvc.yaml itself, which hands it to prepare."""
+
+    data: Annotated[str, Field(min_length=1)]
+
+
+class PrepareParams(StageParams):
+    image_size: Annotated[int, Field(ge=16, le=1024)]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    drop_leaks: bool
+
+
+class AugmentParams(StageParams):
+    seed: Annotated[int, Field(ge=0)]
+    views: Annotated[int, Field(ge=0, le=1000)]
+    crop_min: Annotated[float, Field(gt=0, le=1)]
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    brightness: Annotated[float, Field(ge=0, lt=1)]
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    saturation: Annotated[float, Field(ge=0, lt=1)]
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    blur: Share
+
+
+class TrainParams(StageParams):
+    seed: Annotated[int, Field(ge=0)]
+    model: str
+    pretrained: bool
+    epochs: Count
+    batch_size: Count
+    lr: Annotated[float, Field(gt=0, le=10)]
+    weight_decay: Annotated[float, Field(ge=0, le=10)]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    clip_norm: Annotated[float, Field(gt=0)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    flip: Share
+    erasing: Share
+    mixup: Share
+    cutmix: Share
+    precision: Literal["fp32", "bf16", "auto"]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+    @field_validator("cutmix")
+    @classmethod
+    def shares_fit(cls, cutmix: float, info: ValidationInfo) -> float:
+        if cutmix + info.data.get("mixup", 0) > 1:
+            raise ValueError("mixup and cutmix should add up to 1 at most")
+        return cutmix
+
+
+class EvaluateParams(StageParams):
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+class ExportParams(StageParams):
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+STAGES: dict[str, type[StageParams]] = {
+    "prepare": PrepareParams,
+    "augment": AugmentParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "export": ExportParams,
+}
+KNOBS = frozenset().union(*(model.model_fields for model in (PipelineParams, *STAGES.values())))
+Params = TypeVar("Params", bound=StageParams)
+
+
+def load_params(model: type[Params], path: str | Path = "params.yaml") -> Params:
+    """Read what one stage needs; the whole file is checked, so that a mistake shows before any work is done.
+
+    Raises PetalsError for a file that is absent, is not a flat mapping, has a key twice or one that nobody reads,
+    lacks one, or holds a value of the wrong type or out of range.
+    """
+    values = read_mapping(path)
+    unknown = sorted(set(values) - KNOBS)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], KNOBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; remove it"
+        raise PetalsError(f"{path}: no stage reads {unknown[0]!r}{hint}")
+    for each in (PipelineParams, *STAGES.values()):
+        check(each, values, path)
+    return model.model_validate(values)
+
+
+def check(model: type[StageParams], values: dict[str, object], path: str | Path) -> None:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = problem["loc"][0]
+        if problem["type"] == "missing":
+            raise PetalsError(f"{path}: {key} is missing; add a line '{key}: …'") from None
+        reason = problem["msg"].replace("Input should", "should").replace("String should", "should")
+        reason = reason.removeprefix("Value error, ")
+        raise PetalsError(f"{path}: {key}: {reason}, but is {values[key]!r}") from None
+
+
+def read_mapping(path: str | Path) -> dict[str, object]:
+    """Read a YAML file that is a mapping from text to values."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PetalsError(f"{path}: not found; run from the top folder of the repository") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PetalsError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    try:
+        values = yaml.load(text, Loader=Yaml12Loader)
+    except yaml.YAMLError as error:
+        raise PetalsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        found = "empty" if values is None else f"a {type(values).__name__}"
+        raise PetalsError(f"{path}: should be a mapping of one 'knob: value' a line, but is {found}")
+    odd = [key for key in values if not isinstance(key, str)]
+    if odd:
+        raise PetalsError(f"{path}: {odd[0]!r} is not a name; put a knob's name before each colon")
+    return values
+
+
+class Yaml12Loader(yaml.SafeLoader):
+    """PyYAML with the core schema of YAML 1.2 (section 10.3) in place of 1.1's, and no key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+for tag, pattern, first in [
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+]:
+    Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
+# PyYAML would take 010 for octal and 1:30 for sixty-odd; YAML 1.2 does not.
+Yaml12Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))

@@ -1,0 +1,30 @@
+"""Class probabilities of packed images."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from petals.augmentation import to_floats
+
+BATCH = 64
+
+
+@torch.inference_mode()
+def probabilities(
+    model: nn.Module,
+    batches: Iterable[np.ndarray],
+    device: torch.device,
+    classes: int,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> np.ndarray:
+    """Run `model` in evaluation mode over uint8 N × H × W × 3 batches; gives float32 N × classes."""
+    was_training = model.training
+    model.eval()
+    parts = [np.empty((0, classes), np.float32)]
+    for images in progress(batches):
+        logits = model(to_floats(torch.from_numpy(images).to(device)))
+        parts.append(logits.float().softmax(1).cpu().numpy())
+    model.train(was_training)
+    return np.concatenate(parts)

@@ -1,0 +1,49 @@
+"""Labelled photographs as they come: Kaggle's TFRecords, or one folder a class."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from petals.classfolders import open_folders
+from petals.dataset import LAYOUTS, Dataset, Record, Source
+from petals.errors import PetalsError
+from petals.listing import entries, shown
+from petals.recordfiles import open_records
+
+__all__ = ["Dataset", "Record", "Source", "check_ids", "open_dataset"]
+
+_SIZE_FOLDER = re.compile(r"tfrecords-jpeg-(\d+)x\1")
+
+
+def open_dataset(path: str | Path, image_size: int, val_fraction: float, seed: int = 0) -> Dataset:
+    """Recognise the layout of the data in the folder `path` and list its sources; no image is read yet.
+
+    Of Kaggle's layout the smallest size of at least `image_size` pixels is taken, else the largest. Where
+    class folders come without a val split, the share `val_fraction` of each class is set aside for it, chosen
+    by (`seed`, id). Raises PetalsError if `path` has neither layout or something in it is amiss.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise PetalsError(f"{shown(root)}: no such folder; {LAYOUTS}")
+    sizes = {
+        int(match[1]): folder
+        for folder in entries(root)
+        if (match := _SIZE_FOLDER.fullmatch(folder.name)) and folder.is_dir()
+    }
+    if sizes:
+        size = min((size for size in sizes if size >= image_size), default=max(sizes))
+        return open_records(root, sizes[size], size)
+    return open_folders(root, val_fraction, seed)
+
+
+def check_ids(ids: Mapping[str, Sequence[str]]) -> None:
+    """Raise PetalsError if an id occurs twice, inside a split or across; `ids` are those of each split."""
+    seen: dict[str, tuple[str, int]] = {}
+    for split, names in ids.items():
+        for number, name in enumerate(names):
+            if name in seen:
+                raise PetalsError(
+                    f"the id {name!r} occurs twice: {seen[name][0]} record {seen[name][1]} and {split} "
+                    f"record {number}, counted from 0; every image needs an id of its own"
+                )
+            seen[name] = split, number

@@ -1,0 +1,77 @@
+"""Files of a revision, read from git's object store: no checkout, no DVC, no network."""
+
+import subprocess
+from dataclasses import dataclass
+
+from petals.errors import PetalsError
+
+LARGEST_FILE = 20_000_000  # bytes; what git keeps of a run is far smaller
+
+
+class Unreadable(PetalsError):
+    """A file of a revision that is missing or damaged; `reason` completes the sentence "this file …"."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit, under the name by which it was asked for."""
+
+    name: str
+    commit: str
+
+    def text(self, path: str) -> str:
+        """The UTF-8 text of `path` (from the root of the repository) at this commit; raises Unreadable."""
+        blob = f"{self.commit}:{path}"
+        size = _git("cat-file", "-s", blob)
+        if size is None:
+            raise Unreadable(path, "is missing")
+        if int(size) > LARGEST_FILE:
+            raise Unreadable(path, f"is larger than {LARGEST_FILE // 1_000_000} MB")
+        content = _git("cat-file", "blob", blob)
+        if content is None:
+            raise Unreadable(path, "is not a file")
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise Unreadable(path, "is not UTF-8 text") from None
+
+    def files(self, folder: str) -> list[str]:
+        """Paths of all files below `folder`, sorted."""
+        listing = _git("ls-tree", "-r", "-z", "--name-only", "--full-tree", self.commit, f"{folder}/")
+        names = (listing or b"").split(b"\0")
+        return sorted(name.decode("utf-8", "replace") for name in names if name)
+
+
+def resolve(name: str) -> Revision:
+    """Find the commit that `name` (a branch, a tag, a hash, HEAD~2 …) stands for; raises PetalsError."""
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if commit is None:
+        if _git("rev-parse", "--git-dir") is None:
+            raise PetalsError("This folder is not in a git repository; run the report inside one.")
+        raise PetalsError(
+            f"{name!r} is not a revision of this repository; name a branch, a tag or a commit that is here "
+            "(a shallow clone may lack it: git fetch --unshallow)."
+        )
+    return Revision(name, commit.decode().strip())
+
+
+def commits_missing(base: Revision, head: Revision) -> int:
+    """How many commits of `base` are not in `head`; 0 where their common history is not known."""
+    if _git("merge-base", base.commit, head.commit) is None:
+        return 0
+    return int(_git("rev-list", "--count", f"{head.commit}..{base.commit}") or 0)
+
+
+def _git(*arguments: str) -> bytes | None:
+    """Output of a git command, or None where it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise PetalsError("git is not installed or not on PATH; the report reads everything from it.") from None
+    except ValueError:  # a NUL in an argument
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,129 @@
+"""The verdict and the table of scores: what a reviewer reads first, and maybe alone."""
+
+from petals.report.comparison import Comparison, own_scores, set_difference
+from petals.report.markdown import code, counted, signed, table
+from petals.report.sides import Side, number
+from petals.report.statistics import RESAMPLES, Interval, mcnemar
+
+LABELS = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "nll": "negative log-likelihood (lower is better)",
+    "ece": "calibration error (lower is better)",
+}
+MOST_ROWS = 25
+DISAGREEMENT = 5e-4  # between evaluate.json and predictions.csv, more than rounding explains
+
+
+def verdict(base: Side, head: Side, comparison: Comparison | None) -> str:
+    """One line: macro F1 of both sides and whether it moved by more than noise."""
+    before, after = values(base).get("macro_f1"), values(head).get("macro_f1")
+    if after is None:
+        return "no macro F1 to report: head has no scores"
+    if before is None:
+        return f"macro F1 {after:.3f}; nothing to compare with, base has no scores"
+    scores = f"macro F1 {before:.3f} → {after:.3f}"
+    if comparison is None:
+        return f"{scores}: not compared, {_why_not(base, head)}"
+    if comparison.same:
+        return f"{scores}: unchanged, the same prediction for every image"
+    interval = comparison.intervals["macro_f1"]
+    change = f"{signed(after - before, 3)}, 95 % interval {_bounds(interval, 3)}"
+    return f"{scores} ({change}): {_judged(interval, 'no difference beyond noise', ', more than noise')}"
+
+
+def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
+    """Scores of both sides; differences only where both scored the same images."""
+    before, after = values(base), values(head)
+    # The known scores in their own order, then whatever else evaluate.json holds.
+    names = [name for name in LABELS if name in before or name in after]
+    names += sorted((before.keys() | after.keys()) - set(LABELS))
+    intervals = comparison.intervals if comparison else {}
+    rows = []
+    for name in names[:MOST_ROWS]:
+        old, new, interval = before.get(name), after.get(name), intervals.get(name)
+        comparable = comparison is not None and old is not None and new is not None
+        rows.append(
+            [
+                LABELS.get(name) or code(name),
+                _figure(old),
+                _figure(new),
+                signed(new - old, 4) if comparable else "–",
+                _bounds(interval, 4) if interval else "",
+                _judged(interval, "within noise") if interval else "",
+            ]
+        )
+    if not rows:
+        return ""
+    return table(["", "base", "head", "difference", "95 % interval", ""], rows, "lrrrcl")
+
+
+def significance(comparison: Comparison) -> str:
+    """McNemar's test in a sentence, and how the intervals were made."""
+    test = mcnemar(comparison.actual, comparison.base, comparison.head)
+    return (
+        f"{counted(test.won, 'image')} newly right, {test.lost:,} newly wrong: McNemar's test gives "
+        f"p = {test.p:.2g} ({test.method}). Intervals: paired bootstrap, {RESAMPLES:,} resamples of the "
+        "validation images."
+    )
+
+
+def score_notes(base: Side, head: Side) -> list[str]:
+    """Doubts about the scores, one sentence each."""
+    notes = []
+    if base.predictions is not None and head.predictions is not None and set_difference(base, head):
+        notes.append(
+            f"The validation sets differ ({_set_words(base, head)}), so the scores stand side by side "
+            "but are not compared."
+        )
+    for label, side in (("base", base), ("head", head)):
+        for name, own in own_scores(side).items():
+            kept = number((side.scores or {}).get(name))
+            if kept is not None and abs(kept - own) > DISAGREEMENT:
+                notes.append(
+                    f"In {label}, `metrics/evaluate.json` says {LABELS[name]} {kept:.4f}, but "
+                    f"`plots/predictions.csv` gives {own:.4f}: they are not of the same run. The table shows "
+                    "the latter."
+                )
+    return notes
+
+
+def values(side: Side) -> dict[str, float]:
+    """All scores of a side; those that the predictions give are worked out from them."""
+    found = {}
+    for name, value in (side.scores or {}).items():
+        nested = value.items() if isinstance(value, dict) and name != "f1" else ()
+        for key, entry in [(name, value), *((f"{name}.{inner}", entry) for inner, entry in nested)]:
+            if (figure := number(entry)) is not None:
+                found[key] = figure
+    return found | own_scores(side)
+
+
+def _why_not(base: Side, head: Side) -> str:
+    for label, side in (("base", base), ("head", head)):
+        if side.predictions is None:
+            return f"{label} has no predictions"
+    return f"the validation sets differ ({_set_words(base, head)})"
+
+
+def _set_words(base: Side, head: Side) -> str:
+    return ", ".join(f"{counted(count, 'image')} {where}" for where, count in set_difference(base, head).items())
+
+
+def _judged(interval: Interval, noise: str, beyond: str = "") -> str:
+    if not interval.beyond_noise:
+        return noise
+    return ("better" if interval.low > 0 else "worse") + beyond
+
+
+def _bounds(interval: Interval, digits: int) -> str:
+    return f"{signed(interval.low, digits)} … {signed(interval.high, digits)}"
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value == int(value) and abs(value) > 1:
+        return f"{value:,.6g}"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"

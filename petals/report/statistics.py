@@ -1,0 +1,122 @@
+"""Scores of predictions, and whether the difference of two models on the same images is more than noise.
+
+Labels are int64 arrays of shape (N,) with values in 0 … classes − 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 5_000
+EXACT_BELOW = 25  # discordant pairs; from here on chi-square is a good approximation of the binomial
+_CELLS_AT_ONCE = 4_000_000  # bounds the memory of a batch of resamples
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The 95 % interval of a difference, head − base."""
+
+    low: float
+    high: float
+
+    @property
+    def beyond_noise(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """`won` images are right only in head, `lost` only in base; `p` is two-sided."""
+
+    won: int
+    lost: int
+    p: float
+    method: str
+
+
+def class_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """F1 of each class, float64 of shape (classes,); NaN for a class that no image truly is."""
+    hits = np.bincount(actual[actual == predicted], minlength=classes)
+    support = np.bincount(actual, minlength=classes)
+    both = support + np.bincount(predicted, minlength=classes)
+    return np.where(support > 0, 2 * hits / np.maximum(both, 1), np.nan)
+
+
+def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Mean F1 over the classes that occur among the true labels."""
+    return float(np.nanmean(class_f1(actual, predicted, classes)))
+
+
+def accuracy(actual: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of images that got their true label."""
+    return float(np.mean(actual == predicted))
+
+
+def bootstrap(
+    actual: np.ndarray,
+    base: np.ndarray,
+    head: np.ndarray,
+    classes: int,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile intervals of the paired bootstrap (Efron and Tibshirani 1993, chapter 13), 95 %.
+
+    Images are drawn with replacement, each with its true label and both predictions. A class that a resample
+    lacks is left out of that resample's macro F1, by the same definition as in the whole sample.
+    Gives the intervals of the differences, head − base, of `macro_f1` and `accuracy`.
+    """
+    # Images with the same three labels are alike, so drawing N images is one multinomial draw over the
+    # distinct triples, and a resample is a row of counts.
+    triples, counts = np.unique(np.stack([actual, base, head]), axis=1, return_counts=True)
+    truth, base, head = triples
+    gained = (head == truth).astype(int) - (base == truth)  # images by which head is ahead: 1, 0 or −1
+    images = len(actual)
+    rng = np.random.default_rng(seed)
+    batch = max(1, _CELLS_AT_ONCE // max(len(counts), classes))
+    f1_differences, accuracy_differences = [], []
+    for start in range(0, resamples, batch):
+        draws = rng.multinomial(images, counts / images, size=min(batch, resamples - start))
+        scores = [_macro_f1s(truth, predicted, draws, classes) for predicted in (base, head)]
+        f1_differences.append(scores[1] - scores[0])
+        accuracy_differences.append(draws @ gained / images)
+    return {
+        "macro_f1": _interval(np.concatenate(f1_differences)),
+        "accuracy": _interval(np.concatenate(accuracy_differences)),
+    }
+
+
+def mcnemar(actual: np.ndarray, base: np.ndarray, head: np.ndarray) -> McNemar:
+    """McNemar's test (1947) of equal accuracy: exact for few discordant pairs, else by chi-square."""
+    won = int(np.sum((base != actual) & (head == actual)))
+    lost = int(np.sum((base == actual) & (head != actual)))
+    pairs = won + lost
+    if pairs < EXACT_BELOW:
+        tail = sum(math.comb(pairs, k) for k in range(min(won, lost) + 1))
+        return McNemar(won, lost, min(1.0, 2 * tail / 2**pairs), "exact binomial")
+    statistic = max(0, abs(won - lost) - 1) ** 2 / pairs
+    return McNemar(won, lost, math.erfc(math.sqrt(statistic / 2)), "chi-square with continuity correction")
+
+
+def _macro_f1s(truth: np.ndarray, predicted: np.ndarray, draws: np.ndarray, classes: int) -> np.ndarray:
+    """Macro F1 of each of R resamples; `draws` (R × K) counts the images with each pair of labels."""
+    support = _sum_by(truth, draws, classes)
+    hits = _sum_by(truth, draws * (truth == predicted), classes)
+    f1 = 2 * hits / np.maximum(support + _sum_by(predicted, draws, classes), 1)
+    occurs = support > 0
+    return f1.sum(axis=1, where=occurs) / occurs.sum(axis=1)
+
+
+def _sum_by(labels: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
+    """Add up the columns of `counts` (R × K) that have the same label (K): R × classes."""
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    sums = np.zeros((len(counts), classes), dtype=counts.dtype)
+    sums[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return sums
+
+
+def _interval(differences: np.ndarray) -> Interval:
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return Interval(float(low), float(high))

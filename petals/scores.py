@@ -1,0 +1,71 @@
+"""What a classifier is worth: scikit-learn's scores, and calibration."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
+
+CALIBRATION_BINS = 15
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """The mean F1 over the classes that occur among the true `labels` (both int64, N)."""
+    return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
+
+
+def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
+    """All scores of probabilities (float, N × C) against `labels` (int64, N), rounded to 6 digits.
+
+    `f1` holds each class that occurs in `labels`; `classes_absent` names the others.
+    """
+    predicted = probabilities.argmax(1)
+    present = np.unique(labels)
+    f1 = f1_score(labels, predicted, labels=present, average=None, zero_division=0)
+    top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    return {
+        "macro_f1": round(macro_f1(labels, predicted), 6),
+        "accuracy": round(float(accuracy_score(labels, predicted)), 6),
+        "top5_accuracy": round(float((top5 == labels[:, None]).any(1).mean()), 6),
+        "nll": round(negative_log_likelihood(labels, probabilities), 6),
+        "ece": round(calibration_error(labels, probabilities), 6),
+        "images": len(labels),
+        "classes_absent": [name for label, name in enumerate(classes) if label not in present],
+        "f1": {classes[label]: round(float(value), 6) for label, value in zip(present, f1, strict=True)},
+    }
+
+
+def negative_log_likelihood(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The mean of −log p of the true class, p no less than float32's resolution."""
+    probabilities = np.clip(probabilities.astype(np.float64), np.finfo(np.float32).tiny, 1)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    return float(log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1])))
+
+
+def calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
+    """Confidence against accuracy in 15 equal bins of confidence (Guo et al., 2017); empty bins are left out."""
+    confidence = probabilities.max(1).astype(np.float64)
+    correct = probabilities.argmax(1) == labels
+    number = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    return [
+        {
+            "confidence": float(confidence[number == each].mean()),
+            "accuracy": float(correct[number == each].mean()),
+            "images": int((number == each).sum()),
+        }
+        for each in np.unique(number)
+    ]
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error: the mean distance of confidence and accuracy, bins weighted by their images."""
+    bins = calibration_bins(labels, probabilities)
+    return sum(abs(each["confidence"] - each["accuracy"]) * each["images"] for each in bins) / len(labels)
+
+
+def class_table(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> list[tuple[object, ...]]:
+    """Rows of (class, f1, precision, recall, support) for every class, in label order."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(len(classes)), zero_division=0
+    )
+    columns = zip(classes, f1, precision, recall, support, strict=True)
+    return [(name, f"{f:.4f}", f"{p:.4f}", f"{r:.4f}", int(n)) for name, f, p, r, n in columns]

@@ -1,0 +1,49 @@
+"""`python -m petals.summary`: the scores of the last run in a few lines, and where to look further."""
+
+import json
+from pathlib import Path
+
+import click
+
+from petals.errors import PetalsError
+
+LOOK = (
+    ("plots/mistakes.png", "what it got wrong, and how sure it was"),
+    ("plots/augmentation.png", "what it was trained on"),
+    ("data/submission.csv", "its answers for the test split"),
+    ("models/model.onnx", "the model, preprocessing inside"),
+)
+
+
+def summary(root: str | Path = ".") -> str:
+    """A table of the scores in `root`/metrics; raises PetalsError where a run has left none."""
+    try:
+        card, scores, export = (
+            json.loads((Path(root) / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("prepare", "evaluate", "export")
+        )
+    except FileNotFoundError as error:
+        raise PetalsError(f"{error.filename}: not found; run dvc repro first") from None
+    images = card["images"]
+    rows = [
+        ("images", f"{images['train']} train, {images['val']} val, {images['test']} test"),
+        ("classes", f"{card['classes']}"),
+        *((name.replace("_", " "), f"{scores[name]:.4f}") for name in ("macro_f1", "accuracy", "top5_accuracy")),
+        ("calibration error", f"{scores['ece']:.4f}"),
+        ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
+    ]
+    lines = [f"  {name:<20}{value}" for name, value in rows]
+    lines += ["", *(f"  {path:<25}{what}" for path, what in LOOK), "", "  dvc plots show opens curves and confusion."]
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    try:
+        click.echo(summary())
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.summary")

@@ -1,0 +1,71 @@
+"""What the five stages share on the command line: how they stop, what they show, what --help says."""
+
+import errno
+import signal
+from collections.abc import Iterable
+
+import click
+from tqdm import tqdm
+
+from petals.errors import PetalsError
+from petals.params import StageParams
+
+
+class StageCommand(click.Command):
+    """A command whose faults are one line: exit code 1 for bad input, 130 and 143 when it is told to stop."""
+
+    def invoke(self, context: click.Context) -> object:
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            return super().invoke(context)
+        except PetalsError as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise click.ClickException(
+                f"the disk is full ({error.filename or 'no file named'}); make room, then dvc repro"
+            ) from None
+        except KeyboardInterrupt:
+            click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
+            context.exit(130)
+
+
+def stop(signum: int, frame: object) -> None:
+    click.echo("stopped by SIGTERM; dvc repro goes on from here", err=True)
+    raise SystemExit(128 + signum)
+
+
+class Interrupt:
+    """While active, SIGINT and SIGTERM only set `requested`, so that a loop can save what it has and `leave`."""
+
+    def __init__(self) -> None:
+        self.requested = 0
+
+    def __enter__(self) -> "Interrupt":
+        self.former = {each: signal.signal(each, self.request) for each in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def request(self, signum: int, frame: object) -> None:
+        self.requested = signum
+
+    def leave(self) -> None:
+        """End the process with 130 or 143, as shells expect, if a signal came."""
+        if self.requested:
+            name = signal.Signals(self.requested).name
+            click.echo(f"stopped by {name} with a checkpoint; dvc repro goes on from it", err=True)
+            raise SystemExit(128 + self.requested)
+
+    def __exit__(self, *error: object) -> None:
+        for each, handler in self.former.items():
+            signal.signal(each, handler)
+
+
+def stage(params: type[StageParams]):
+    """Make a function the command of a stage; --help ends with the knobs that the stage reads."""
+    return click.command(cls=StageCommand, epilog="Reads from params.yaml: " + ", ".join(params.model_fields) + ".")
+
+
+def progress(items: Iterable, description: str, unit: str, total: int | None = None) -> Iterable:
+    """A bar on a terminal, nothing in a log."""
+    return tqdm(items, desc=description, unit=unit, total=total, disable=None, leave=False)

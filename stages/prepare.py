@@ -1,0 +1,63 @@
+"""prepare: check, decode, resize and pack the photographs, and describe them."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+
+from petals.card import SPLITS, class_counts, data_card, find_duplicates
+from petals.files import replacing
+from petals.packed import keep_rows
+from petals.packing import pack
+from petals.params import PrepareParams, load_params
+from petals.rawdata import check_ids, open_dataset
+from petals.tables import write_csv, write_json
+from stages.cli import progress, stage
+
+PAIR_COLUMNS = ("split_a", "id_a", "split_b", "id_b", "correlation")
+
+
+@stage(PrepareParams)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("prepared", type=click.Path(path_type=Path))
+@click.argument("card", type=click.Path(path_type=Path))
+@click.argument("classes_csv", type=click.Path(path_type=Path))
+@click.argument("duplicates_csv", type=click.Path(path_type=Path))
+@click.option("--workers", type=click.IntRange(1), help="Worker processes; all cores if not given.")
+def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_csv: Path, workers: int | None) -> None:
+    """Pack the photographs of DATA into PREPARED/train, val and test.
+
+    DATA is Kaggle's TFRecord layout or one folder a class. CARD (JSON) receives the data card, CLASSES_CSV
+    the number of images by class, DUPLICATES_CSV the near-duplicate pairs.
+    """
+    params = load_params(PrepareParams)
+    dataset = open_dataset(data, params.image_size, params.val_fraction)
+    for note in dataset.notes:
+        click.echo(note)
+
+    with replacing(prepared) as folder:
+        packed = {}
+        for split in SPLITS:
+            show = partial(progress, description=split, unit="file", total=len(dataset.splits[split]))
+            packed[split] = pack(dataset, split, folder / split, params.image_size, workers, show)
+            click.echo(f"{split}: {len(packed[split].ids)} images")
+        check_ids({split: packed[split].ids for split in SPLITS})
+
+        pairs = find_duplicates(packed)
+        leaks = {pair["row_a"] for pair in pairs if pair["split_a"] == "train" != pair["split_b"]}
+        if leaks and params.drop_leaks:
+            keep_rows(folder / "train", np.setdiff1d(np.arange(len(packed["train"].ids)), list(leaks)))
+        dropped = len(leaks) if params.drop_leaks else 0
+
+    if leaks:
+        fate = "dropped from train" if params.drop_leaks else "kept: drop_leaks: true takes them out"
+        click.echo(f"{len(leaks)} training images are near-duplicates of val or test images ({fate})")
+    write_json(card, data_card(dataset.classes, packed, pairs, dropped))
+    train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
+    write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
+    write_csv(duplicates_csv, PAIR_COLUMNS, ([pair[column] for column in PAIR_COLUMNS] for pair in pairs))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m stages.prepare")

@@ -1,0 +1,120 @@
+"""train: fit the classifier."""
+
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from petals import checkpoint, models
+from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals.curves import Curves
+from petals.devices import autocast, set_up
+from petals.errors import PetalsError
+from petals.models import weights
+from petals.optim import AveragedWeights, adamw, warmup_cosine
+from petals.packed import PackedSplit
+from petals.params import TrainParams, load_params
+from petals.predicting import BATCH, probabilities
+from petals.scores import macro_f1, negative_log_likelihood
+from petals.seeding import seed_for
+from petals.training_images import TrainingImages
+from stages.cli import Interrupt, progress, stage
+
+
+@stage(TrainParams)
+@click.argument("train", type=click.Path(path_type=Path))
+@click.argument("val", type=click.Path(path_type=Path))
+@click.argument("augmented", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("metrics", type=click.Path(path_type=Path))
+@click.argument("curves", type=click.Path(path_type=Path))
+def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, curves: Path) -> None:
+    """Fit the classifier to the images of TRAIN and their views in AUGMENTED; VAL is only watched.
+
+    Writes the weights to MODEL (.safetensors) with a .json beside it that says how to use them, the last
+    values of the curves to METRICS (JSON), and the curves to the folder CURVES (TSV).
+
+    A run that was killed goes on from its last checkpoint, and ends in the same bytes.
+    """
+    params = load_params(TrainParams)
+    device = set_up(params.device, params.threads)
+    data = TrainingImages(train, augmented, params.seed)
+    watched = PackedSplit(val)
+    classes = data.split.classes
+
+    torch.manual_seed(seed_for(params.seed, "head"))
+    net = models.create(params.model, len(classes), data.split.image_size, params.pretrained)
+    net = net.to(device, memory_format=torch.channels_last).train()
+    optimizer = adamw(net, params.lr, params.weight_decay)
+    average = AveragedWeights(net, params.ema)
+    policy = view_policy(data.policy, data.split.image_size) if data.versions == 1 else None
+    augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
+    criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+
+    steps_per_epoch = len(data.order(0, params.batch_size))
+    steps = params.epochs * steps_per_epoch
+    warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
+
+    key = checkpoint.fingerprint(params.model_dump(), [train, val, augmented])
+    saved = checkpoint.Checkpoint(key, net, optimizer, average)
+    state = saved.load() or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
+    if state["step"]:
+        epoch, step = divmod(state["step"], steps_per_epoch)
+        click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
+
+    with Curves(metrics, curves, state["history"]) as log, Interrupt() as interrupt:
+        for epoch in range(state["step"] // steps_per_epoch, params.epochs):
+            order = data.order(epoch, params.batch_size)
+            for rows in progress(order[state["step"] % steps_per_epoch :], f"epoch {epoch + 1}", "step"):
+                if saved.due() or interrupt.requested:
+                    saved.save(state)
+                    interrupt.leave()
+                step = state["step"]
+                lr = params.lr * warmup_cosine(step, steps, warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+
+                torch.manual_seed(seed_for(params.seed, "step", step))
+                images, labels = (each.to(device) for each in data.read(rows, epoch))
+                images, targets = augment(to_floats(images), labels)
+                with autocast(device, params.precision):
+                    loss = criterion(net(images), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(net.parameters(), params.clip_norm)
+                if not torch.isfinite(loss + norm):
+                    at = f"step {step} of {steps}, learning rate {lr:.3g}"
+                    raise PetalsError(f"the loss is no longer finite at {at}: lower lr; the last checkpoint stays")
+                optimizer.step()
+                average.update(step)
+                state["step"], state["loss"] = step + 1, state["loss"] + loss.item()
+
+            values = {
+                "train": {"loss": state["loss"] / steps_per_epoch, "lr": lr},
+                "val": watch(net, average, watched, device),
+            }
+            state["loss"] = 0.0
+            log.add(values)
+            saved.save(state)
+            click.echo(
+                f"epoch {epoch + 1}/{params.epochs}: train loss {values['train']['loss']:.3f},"
+                f" val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
+            )
+        average.swap()
+        weights.save(net, classes, model)
+
+
+def watch(net: nn.Module, average: AveragedWeights, split: PackedSplit, device: torch.device) -> dict[str, float]:
+    """Score the averaged weights on the validation split: a curve to look at, which decides nothing."""
+    average.swap()
+    scores = probabilities(net, split.batches(BATCH), device, len(split.classes))
+    average.swap()
+    return {
+        "macro_f1": macro_f1(split.labels, scores.argmax(1)),
+        "nll": negative_log_likelihood(split.labels, scores),
+    }
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m stages.train")

@@ -1,0 +1,434 @@
+"""The report on small repositories with known predictions: what it says, what it survives, its exit code."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from markdown_it import MarkdownIt
+from scipy.stats import chi2
+from sklearn.metrics import accuracy_score, f1_score
+from test_report_markdown import HOSTILE, inlines
+
+from petals.report import statistics
+from petals.report.__main__ import main
+from petals.report.page import MOST_CHARACTERS
+
+CLASSES = ["daisy", "iris", "rose", "wild rose"]
+
+
+class Repository:
+    """A git repository in which each commit holds the given files and no others."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self, files: dict[str, str], branch: str | None = None) -> str:
+        self.git("rm", "-rq", "--ignore-unmatch", ".")
+        for path, text in files.items():
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8", newline="")
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "a run")
+        if branch:
+            self.git("branch", branch)
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "Test")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "test@example.com")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.chdir(tmp_path)
+    return Repository(tmp_path)
+
+
+def run_files(actual, predicted, ids=None, curves=None, **params) -> dict[str, str]:
+    """What git keeps of a run that predicted this: everything the report reads."""
+    ids = ids or [f"image-{position}" for position in range(len(actual))]
+    rows = [f'"{i}","{a}","{p}",0.750000' for i, a, p in zip(ids, actual, predicted, strict=True)]
+    scores = {
+        "macro_f1": round(f1_score(actual, predicted, labels=sorted(set(actual)), average="macro"), 6),
+        "accuracy": round(accuracy_score(actual, predicted), 6),
+        "top5_accuracy": 0.9876,
+        "nll": 0.4321,
+        "ece": 0.0123,
+        "f1": dict.fromkeys(CLASSES, 0.5),
+    }
+    params = {"lr": 0.001, "epochs": 4} | params
+    files = {
+        "metrics/evaluate.json": json.dumps(scores),
+        "metrics/prepare.json": json.dumps({"count": {"train": 100, "val": len(actual)}, "size": 64}),
+        "plots/predictions.csv": "\n".join(["id,actual,predicted,confidence", *rows]) + "\n",
+        "params.yaml": "".join(f"{name}: {value}  # why\n" for name, value in params.items()),
+        "dvc.lock": lock(params),
+    }
+    for name, values in (curves or {"train/loss": [2.0, 1.0, 0.5, 0.25]}).items():
+        points = "".join(f"{step}\t{value}\n" for step, value in enumerate(values))
+        files[f"plots/train/{name}.tsv"] = f"step\t{name.split('/')[-1]}\n{points}"
+    return files
+
+
+def lock(params: dict, model_size: int = 18_000_000) -> str:
+    """A lock of two stages; a change of lr re-runs train alone."""
+    return f"""schema: '2.0'
+stages:
+  prepare:
+    cmd: python -m stages.prepare
+    deps: [{{path: data/sample, hash: md5, md5: aaa.dir, size: 4000000, nfiles: 3}}]
+    outs: [{{path: data/prepared, hash: md5, md5: bbb.dir, size: 100}}]
+  train:
+    cmd: python -m stages.train
+    deps: [{{path: data/prepared, hash: md5, md5: bbb.dir, size: 100}}]
+    params: {{params.yaml: {{lr: {params["lr"]}}}}}
+    outs: [{{path: models/model.safetensors, hash: md5, md5: m{params["lr"]}, size: {model_size}}}]
+"""
+
+
+def labels(rng: np.random.Generator, count: int, right: float) -> tuple[list[str], list[str]]:
+    actual = rng.choice(CLASSES, count, p=[0.55, 0.25, 0.15, 0.05])
+    predicted = np.where(rng.random(count) < right, actual, rng.choice(CLASSES, count))
+    return actual.tolist(), predicted.tolist()
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(main, list(arguments))
+
+
+def report(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+# The page
+
+
+def test_a_better_branch_is_said_to_be_better(repository):
+    rng = np.random.default_rng(0)
+    actual, base = labels(rng, 400, 0.6)
+    head = np.where(rng.random(400) < 0.6, actual, base).tolist()
+    repository.commit(run_files(actual, base), "before")
+    repository.commit(run_files(actual, head, lr=0.01, mixup=0.2))
+    page = report("before")
+
+    old, new = (f1_score(actual, side, average="macro") for side in (base, head))
+    first = page.splitlines()[0]
+    assert first.startswith(f"## macro F1 {old:.3f} → {new:.3f} (+{new - old:.3f}, 95 % interval +0.")
+    assert first.endswith("better, more than noise")
+    old, new = (accuracy_score(actual, side) for side in (base, head))
+    assert f"| accuracy | {old:.4f} | {new:.4f} | +{new - old:.4f} | +0." in page
+    assert "| negative log-likelihood (lower is better) | 0.4321 | 0.4321 | 0.0000 |" in page
+    assert "| `lr` | `0.001` | `0.01` |\n| `mixup` | – | `0.2` |" in page
+    assert "| `train` | params `lr`; outs `models/model.safetensors` |" in page
+    assert "| `models/model.safetensors` | 18,000,000 | 18,000,000 | 0 |" in page
+    assert "Unchanged: data card." in page
+
+    won = sum(b != a == h for a, b, h in zip(actual, base, head, strict=True))
+    lost = sum(b == a != h for a, b, h in zip(actual, base, head, strict=True))
+    p = chi2.sf((abs(won - lost) - 1) ** 2 / (won + lost), df=1)
+    assert f"{won} images newly right, {lost} newly wrong: McNemar's test gives p = {p:.2g}" in page
+    per_class = zip(CLASSES, *(f1_score(actual, s, average=None) for s in (base, head)), strict=True)
+    for name, old, new in per_class:
+        assert re.search(rf"\| `{name}` \| {actual.count(name)} \| {old:.3f} \| {new:.3f} \| \+", page)
+
+    assert report("HEAD", "before").splitlines()[0].endswith("worse, more than noise")
+    assert report("before", "before").splitlines()[0].endswith("the same prediction for every image")
+
+
+def test_noise_is_called_noise(repository):
+    rng = np.random.default_rng(1)
+    actual, base = labels(rng, 200, 0.8)
+    head = list(base)
+    swap = [next(i for i in range(200) if (base[i] == actual[i]) is right) for right in (True, False)]
+    head[swap[0]] = next(name for name in CLASSES if name != actual[swap[0]])
+    head[swap[1]] = actual[swap[1]]
+    repository.commit(run_files(actual, base), "before")
+    repository.commit(run_files(actual, head))
+    page = report("before")
+    assert page.splitlines()[0].endswith("no difference beyond noise")
+    assert page.count("| within noise |") == 2
+    assert "1 image newly right, 1 newly wrong: McNemar's test gives p = 1 (exact binomial)" in page
+    assert "1 pair newly confused" in page or "1 image newly wrong, 1 newly right" in page
+
+
+def test_pairs_newly_confused_and_newly_told_apart(repository):
+    actual = ["rose"] * 5 + ["iris"] * 5
+    repository.commit(run_files(actual, ["wild rose"] * 3 + ["rose"] * 2 + ["iris"] * 5), "before")
+    repository.commit(run_files(actual, ["rose"] * 5 + ["iris"] * 3 + ["daisy"] * 2))
+    page = report("before")
+    assert "1 pair newly confused, 1 newly told apart" in page
+    confused, apart = page.index("**Newly confused**"), page.index("**Newly told apart**")
+    assert confused < page.index("| `iris` | `daisy` | 2 |") < apart < page.index("| `rose` | `wild rose` | 3 |")
+    assert "| `image-8` | `iris` | `daisy` | 0.750 |" in page
+
+
+@pytest.mark.parametrize(
+    ("ids", "actual", "words"),
+    [
+        (["a", "b", "d"], ["rose", "iris", "rose"], "1 image only in base, 1 image only in head"),
+        (["a", "b", "c"], ["rose", "iris", "daisy"], "1 image labelled differently"),
+        (["a", "b", "c", "d"], ["rose", "iris", "rose", "rose"], "1 image only in head"),
+    ],
+)
+def test_different_validation_sets_are_not_compared(repository, ids, actual, words):
+    repository.commit(run_files(["rose", "iris", "rose"], ["rose", "iris", "iris"], ["a", "b", "c"]), "before")
+    repository.commit(run_files(actual, actual, ids))
+    result = run("before", "--fail-under", "5")
+    page = result.stdout
+    assert page.splitlines()[0].endswith(f"not compared, the validation sets differ ({words})")
+    assert re.search(r"\| accuracy \| 0\.6667 \| 1\.0000 \| – \|", page)
+    assert "McNemar" not in page
+    assert "Classes" not in page
+    assert result.exit_code == 0
+    assert "does not apply" in result.stderr
+
+
+def test_the_order_of_rows_does_not_matter(repository):
+    actual, predicted = ["rose", "iris", "daisy"], ["rose", "iris", "iris"]
+    repository.commit(run_files(actual, predicted, ["a", "b", "c"]), "before")
+    repository.commit(run_files(actual[::-1], predicted[::-1], ["c", "b", "a"]))
+    assert "the same prediction for every image" in report("before").splitlines()[0]
+
+
+def test_scores_that_are_not_of_the_predictions_are_pointed_out(repository):
+    files = run_files(["rose", "iris"], ["rose", "rose"])
+    repository.commit(files | {"metrics/evaluate.json": '{"accuracy": 0.75, "robustness": {"blur": 0.25}}'})
+    page = report("HEAD")
+    assert "`metrics/evaluate.json` says accuracy 0.7500, but `plots/predictions.csv` gives 0.5000" in page
+    assert "| `robustness.blur` | 0.2500 | 0.2500 | 0.0000 |" in page
+
+
+def test_stages_say_why_their_lock_changed(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    repository.commit(files, "before")
+    changed = files["dvc.lock"].replace("bbb.dir", "ccc.dir").replace("-m stages.train", "-m stages.train x")
+    changed += "  export:\n    cmd: python -m stages.export\n"
+    repository.commit(files | {"dvc.lock": changed})
+    page = report("before")
+    assert "Stages whose lock changed (3)" in page
+    assert "| `prepare` | only its outs, from the same inputs: `data/prepared` |" in page
+    assert "| `train` | command; deps `data/prepared` |" in page
+    assert "| `export` | new stage |" in page
+    assert "| `export` | stage removed |" in report("HEAD", "before")
+
+
+def test_a_setting_that_changed_its_type_alone_has_changed(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"], epochs=1)
+    repository.commit(files, "before")
+    repository.commit(files | {"params.yaml": files["params.yaml"].replace("epochs: 1", "epochs: 1.0")})
+    page = report("before")
+    assert "| `epochs` | `1` | `1.0` |" in page
+    assert "Unchanged: data card, stages." in page
+
+
+def test_a_data_card_that_changed_is_shown(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    card = {"count": {"train": 90, "val": 2}, "size": 64, "duplicates": [["a", "b"]]}
+    repository.commit(files, "before")
+    repository.commit(files | {"metrics/prepare.json": json.dumps(card)})
+    page = report("before")
+    assert "Data card (2)" in page
+    assert '| `count.train` | `100` | `90` |\n| `duplicates` | – | `[["a", "b"]]` |' in page
+
+
+def test_a_base_with_commits_of_its_own_is_pointed_out(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    repository.commit(files)
+    repository.git("checkout", "-q", "-b", "work")
+    repository.commit(files)
+    repository.git("checkout", "-q", "main")
+    repository.commit(files | {"params.yaml": "lr: 0.1\n"})
+    assert "Base has 1 commit that head lacks" in report("main", "work")
+    assert "head lacks" not in report("main~1", "work")
+
+
+# Curves
+
+
+def charts(page: str) -> list[str]:
+    return re.findall(r"```mermaid\n(.*?)\n```", page, flags=re.DOTALL)
+
+
+def test_curves_of_both_sides_are_drawn(repository):
+    before = {"val/macro_f1": [0.1, 0.2, 0.4], "train/loss": [3, 2, 1], "train/once": [1], "a@b": [1, 2]}
+    after = {
+        "val/macro_f1": [0.2, 0.3, 0.5],
+        "train/loss": ["nan", 2, 1],
+        "train/lr": [1e-5] * 3,
+        "a@b": [1, 2],
+    }
+    repository.commit(run_files(["rose"], ["rose"], curves=before), "before")
+    repository.commit(run_files(["rose"], ["rose"], curves=after))
+    page = report("before")
+    assert "The same on both sides: `a@b`." in page
+    macro, loss, rate = charts(page)
+    assert macro.splitlines() == [
+        '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#8c959f, #0969da"}}}}%%',
+        "xychart-beta",
+        '    title "val/macro_f1"',
+        '    x-axis "step" 0 --> 2',
+        "    y-axis 0.1 --> 0.5",
+        '    line "base" [0.1, 0.2, 0.4]',
+        '    line "head" [0.2, 0.3, 0.5]',
+    ]
+    assert '"share of the run in %, as the runs differ in length" 0 --> 100' in loss
+    assert [line.count(",") for line in loss.splitlines()[-2:]] == [32, 32]
+    assert '    line "head" [0.00001, 0.00001, 0.00001]' in rate
+    assert 'line "base"' not in rate
+    assert '"#0969da"' in rate
+
+
+def test_long_curves_are_thinned_and_numbers_have_no_exponent(repository):
+    values = list(np.exp(-np.arange(1000) / 50))
+    repository.commit(run_files(["rose"], ["rose"], curves={"train/loss": values[::-1]}), "before")
+    repository.commit(run_files(["rose"], ["rose"], curves={"train/loss": values, "train/blown": [1, 1e300]}))
+    (chart,) = charts(report("before"))
+    first, second = chart.splitlines()[-2:]
+    assert first.count(",") == second.count(",") == 32
+    assert '    x-axis "step" 0 --> 999' in chart
+    for line in (first, second):
+        assert re.fullmatch(r' {4}line "\w+" \[[0-9.]+(, [0-9.]+)*\]', line)
+        drawn = json.loads(line[line.index("[") :])
+        ends = [1, values[-1]] if '"head"' in line else [values[-1], 1]
+        assert [drawn[0], drawn[-1]] == pytest.approx(ends, abs=1e-3)
+
+
+# What is missing or damaged
+
+
+def test_a_first_run_has_nothing_to_compare_with(repository):
+    repository.commit({"README.md": "no run yet"}, "before")
+    repository.commit(run_files(["rose", "iris"], ["rose", "iris"]))
+    page = report("before")
+    assert page.splitlines()[0] == "## macro F1 1.000; nothing to compare with, base has no scores"
+    assert "- In base, `metrics/evaluate.json` is missing, `plots/predictions.csv` is missing" in page
+    assert "Settings" not in page
+    page = report("HEAD", "before")
+    assert page.splitlines()[0] == "## no macro F1 to report: head has no scores"
+
+
+DAMAGED = {
+    "plots/predictions.csv": [
+        "", "id,actual,predicted,confidence\n", "id;actual;predicted\n1;2;3\n", "id,actual,predicted\na,b\n",
+        "id,actual,predicted\na,b,c\na,b,c\n", 'id,actual,predicted\n"a',
+        f"id,actual,predicted\na,b,{'c' * 200_000}\n",
+    ],
+    "metrics/evaluate.json": ["", "[1]", "{", "NaN", "[" * 100_000, '{"a":' * 500 + "1" + "}" * 500],
+    "params.yaml": ["", "a: [", "- 1", "a: &x [1]\nb: *x", "a: !!python/object:os.system x",
+                    "a: 0x" + "f" * 9000],
+    "dvc.lock": ["stages: 3", "stages: {train: [1]}", "<<<<<<< HEAD\nstages: {}\n=======", "a\x00b"],
+    "plots/train/train/loss.tsv": ["", "x\ty\n1\t2\n", "step\tloss\n1\n", "step\tloss\n1\ttwo\n", "\ufeff"],
+}  # fmt: skip
+
+
+def test_damaged_files_are_named_and_never_raise(repository):
+    files = run_files(["rose", "iris"], ["rose", "rose"])
+    good = repository.commit(files)
+    for turn in range(max(map(len, DAMAGED.values()))):
+        broken = {path: texts[turn] for path, texts in DAMAGED.items() if turn < len(texts)}
+        repository.commit(files | broken)
+        for arguments in ((good, "HEAD"), ("HEAD", good)):
+            page = report(*arguments)
+            for path in broken:
+                assert re.search(rf"`{path}` (is|holds|uses) ", page), (path, broken[path][:50])
+
+
+def test_files_that_are_no_text_or_no_files_are_named(repository):
+    (repository.root / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    repository.commit({"metrics/evaluate.json/nested": "{}"})
+    page = report("HEAD")
+    assert "`metrics/evaluate.json` is not a file" in page
+    assert "`params.yaml` is not UTF-8 text" in page
+
+
+@pytest.mark.parametrize("name", ["nowhere", "HEAD~99", "", "--version", "a b", "HEAD:README.md", "@{", "a\x00b"])
+def test_an_unknown_revision_is_one_clear_line(repository, name):
+    repository.commit({"README.md": "a"})
+    result = run("--", name, "HEAD")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "is not a revision of this repository" in result.stderr
+
+
+def test_outside_a_repository_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    result = run("main")
+    assert result.exit_code == 2
+    assert "not in a git repository" in result.stderr
+
+
+# --fail-under
+
+
+def test_fail_under_fails_by_the_upper_end_of_the_interval(repository):
+    rng = np.random.default_rng(2)
+    actual, base = labels(rng, 300, 0.9)
+    head = np.where(rng.random(300) < 0.3, "daisy", base).tolist()
+    repository.commit(run_files(actual, base), "before")
+    repository.commit(run_files(actual, head))
+    index = {name: position for position, name in enumerate(CLASSES)}
+    arrays = [np.array([index[name] for name in column]) for column in (actual, base, head)]
+    high = statistics.bootstrap(*arrays, 4)["macro_f1"].high
+    assert high < -0.02
+    assert run("before", "--fail-under", str(high + 1e-6)).exit_code == 1
+    assert run("before", "--fail-under", str(high - 1e-6)).exit_code == 0
+    assert run("before", "--fail-under", "-0.01").stdout == report("before")
+    assert run("before", "before", "--fail-under", "0").exit_code == 0
+
+
+# Untrusted text
+
+
+def test_a_hostile_branch_cannot_shape_the_page(repository):
+    hostile = [name.replace('"', "'").replace("\x00", "") for name in HOSTILE if "\ud800" not in name]
+    actual = [name for name in hostile for _ in range(2)]
+    curves = {f"val/x' {position}`@a": [1, 2] for position in range(2)}
+    ids = [f"{name}{position}" for position, name in enumerate(actual)]
+    before = run_files(actual, actual, ids, curves)
+    after = run_files(actual, actual[1:] + actual[:1], ids, {name: [2, 1] for name in curves})
+    after["params.yaml"] = json.dumps(dict.fromkeys(filter(str.strip, hostile), "@team #1 <b> | `"))
+    after["metrics/prepare.json"] = json.dumps({name: hostile for name in hostile})
+    after["metrics/evaluate.json"] = json.dumps(dict.fromkeys(hostile, 1.5))
+    after["dvc.lock"] = json.dumps({"stages": {name: {"cmd": name} for name in hostile}})
+    repository.commit(before, "@team`#1|<b>x")
+    repository.commit(after)
+    page = report("@team`#1|<b>x")
+    tokens = inlines(page)
+    assert {token.type for token in tokens} == {"text", "code_inline", "strong_open", "strong_close"}
+    written = " ".join(token.content for token in tokens if token.type == "text")
+    assert not re.search(r"[@#<>\[\]]|www|http|GH-|[0-9a-f]{7}", written)
+    blocks = MarkdownIt("commonmark").enable("table").parse(page)
+    html = {line for token in blocks if token.type == "html_block" for line in token.content.splitlines()}
+    assert all(re.fullmatch(r"</?details>|<summary>[\w ,':.]*(\(\d+( \w+)*\))?</summary>", line) for line in html)
+    assert page.count("```mermaid\n") == page.count("\n```\n") == 2
+    assert all('title "val/x? ' in chart and "@" not in chart for chart in charts(page))
+
+
+# The size of the page
+
+
+def test_many_classes_fit_into_a_comment_by_leaving_out_the_least_important(repository):
+    names = [f"class number {number} of a very long list of flower names" for number in range(800)]
+    actual = [name for name in names for _ in range(2)]
+    predicted = [name for pair in zip(names, names[1:] + names[:1], strict=True) for name in pair]
+    repository.commit(run_files(actual, actual), "before")
+    repository.commit(run_files(actual, predicted))
+    page = report("before")
+    assert len(page) <= MOST_CHARACTERS
+    assert page.endswith("_Left out, as a comment holds no more: All 800 classes whose F1 moved._\n")
+    assert "… and 790 more." in page

@@ -1,0 +1,94 @@
+"""The report's figures against scipy and scikit-learn."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, bootstrap, chi2
+from sklearn.metrics import accuracy_score, f1_score
+
+from petals.report import statistics
+
+
+def integers(seed: int, count: int = 300, classes: int = 5, right: float = 0.7):
+    rng = np.random.default_rng(seed)
+    actual = rng.integers(classes, size=count)
+    sides = [np.where(rng.random(count) < right, actual, rng.integers(classes, size=count)) for _ in range(2)]
+    return actual, *sides
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_those_of_scikit_learn(seed):
+    actual, predicted, _ = integers(seed, count=40, classes=12)  # few images: some classes do not occur
+    occurring = np.unique(actual)
+    f1 = statistics.class_f1(actual, predicted, 12)
+    assert np.allclose(f1[occurring], f1_score(actual, predicted, labels=occurring, average=None))
+    assert np.isnan(np.delete(f1, occurring)).all()
+    expected = f1_score(actual, predicted, labels=occurring, average="macro")
+    assert statistics.macro_f1(actual, predicted, 12) == pytest.approx(expected)
+    assert statistics.accuracy(actual, predicted) == pytest.approx(accuracy_score(actual, predicted))
+
+
+def test_the_interval_is_that_of_scipys_paired_bootstrap():
+    actual, base, head = integers(1)
+
+    def difference(actual, base, head, axis=-1):
+        return np.mean(head == actual, axis=axis) - np.mean(base == actual, axis=axis)
+
+    def f1_difference(actual, base, head):
+        kept = np.unique(actual)
+        scores = [f1_score(actual, side, labels=kept, average="macro") for side in (base, head)]
+        return scores[1] - scores[0]
+
+    ours = statistics.bootstrap(actual, base, head, 5)
+    rng = np.random.default_rng(7)
+    options = dict(paired=True, method="percentile", rng=rng)
+    theirs = bootstrap((actual, base, head), difference, n_resamples=5000, vectorized=True, **options)
+    assert np.allclose([ours["accuracy"].low, ours["accuracy"].high], theirs.confidence_interval, atol=0.007)
+    draws = [rng.integers(300, size=300) for _ in range(800)]
+    expected = np.percentile([f1_difference(actual[d], base[d], head[d]) for d in draws], [2.5, 97.5])
+    assert np.allclose([ours["macro_f1"].low, ours["macro_f1"].high], expected, atol=0.012)
+
+
+def test_a_resample_without_a_class_leaves_that_class_out():
+    # One image of class 1, wrong on both sides: macro F1 is 1/2 where the class is drawn, else 1 on both
+    # sides, so the difference is 0 in each resample; counting an absent class as 0 would not change that,
+    # counting it for one side only would.
+    actual = np.array([0] * 9 + [1])
+    wrong = np.zeros(10, dtype=int)
+    interval = statistics.bootstrap(actual, wrong, wrong, 2)["macro_f1"]
+    assert (interval.low, interval.high) == (0, 0)
+    # Head has it right: where it is drawn (two resamples of three) head gains more than 1/2, else nothing.
+    interval = statistics.bootstrap(actual, wrong, actual, 2)["macro_f1"]
+    assert interval.low == 0
+    assert 0.5 < interval.high < 1
+
+
+def test_the_bootstrap_is_repeatable_in_batches(monkeypatch):
+    actual, base, head = integers(3)
+    whole = statistics.bootstrap(actual, base, head, 5)
+    assert statistics.bootstrap(actual, base, head, 5) == whole
+    monkeypatch.setattr(statistics, "_CELLS_AT_ONCE", 5000)
+    assert statistics.bootstrap(actual, base, head, 5) == whole
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 0), (3, 3), (1, 9), (14, 10), (0, 24)])
+def test_mcnemar_with_few_discordant_pairs_is_the_binomial_test(won, lost):
+    test = statistics.mcnemar(*discordant(won, lost))
+    expected = binomtest(won, won + lost, 0.5).pvalue if won + lost else 1.0
+    assert (test.won, test.lost, test.method) == (won, lost, "exact binomial")
+    assert test.p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(13, 12), (15, 15), (40, 20), (61, 34)])
+def test_mcnemar_with_many_is_chi_square(won, lost):
+    test = statistics.mcnemar(*discordant(won, lost))
+    statistic = max(0, abs(won - lost) - 1) ** 2 / (won + lost)
+    assert test.method.startswith("chi-square")
+    assert test.p == pytest.approx(chi2.sf(statistic, df=1))
+
+
+def discordant(won: int, lost: int):
+    actual = np.ones(won + lost + 5, dtype=int)
+    base, head = actual.copy(), actual.copy()
+    base[:won] = 0
+    head[won : won + lost] = 0
+    return actual, base, head
