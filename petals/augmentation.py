@@ -48,7 +48,14 @@ class DrawsPerImage(TorchFunctionMode):
     So a view is the same whatever stands beside it in the batch. Any other source of chance is refused.
     """
 
-    REFUSED = frozenset({torch.randn, torch.randperm, torch.randint, torch.bernoulli, torch.multinomial, torch.normal})
+    REFUSED = frozenset(
+        getattr(owner, name)
+        for owner, names in (
+            (torch, "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson"),
+            (Tensor, "uniform_ normal_ random_ bernoulli bernoulli_ exponential_ multinomial"),
+        )
+        for name in names.split()
+    )
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()

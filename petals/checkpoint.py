@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from petals.files import replacing
+from petals.files import STATE, replacing
 
 if TYPE_CHECKING:
     from petals.optim import AveragedWeights
 
 REPOSITORY = Path(__file__).parents[1]
 EVERY_SECONDS = 45.0  # so that less than a minute is lost
-FOLDER = Path(".petals")  # outside the declared outputs, which DVC removes before a run
 LIBRARIES = ("torch", "kornia", "numpy", "dvclive", "safetensors")
 
 
@@ -57,7 +56,7 @@ class Checkpoint:
     def __init__(
         self, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, average: "AveragedWeights"
     ) -> None:
-        self.path = FOLDER / f"train-{key}.safetensors"
+        self.path = STATE / f"train-{key}.safetensors"
         self.model, self.optimizer, self.average = model, optimizer, average
         self.saved_at = time.monotonic()
 
@@ -73,7 +72,7 @@ class Checkpoint:
             state |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         with replacing(self.path) as partial:
-            save_file(state, partial, metadata={"progress": json.dumps(progress)})
+            partial.write_bytes(to_safetensors(state, metadata={"progress": json.dumps(progress)}))
         self.saved_at = time.monotonic()
 
     def load(self) -> dict | None:
@@ -99,7 +98,7 @@ class Checkpoint:
 
 def discard_finished() -> None:
     """Remove the checkpoints of runs that have ended: their result is in DVC's hands."""
-    for path in FOLDER.glob("train-*.safetensors"):
+    for path in STATE.glob("train-*.safetensors"):
         try:
             with safe_open(path, "pt") as file:
                 progress = json.loads(file.metadata()["progress"])

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from dvclive import Live
 
-from petals.files import remove, replacing, write_text
+from petals.files import STATE, remove, replacing
+from petals.tables import write_json
 
-SCRATCH = Path(".petals/live")
+SCRATCH = STATE / "live"
 
 
 class Curves:
     """Logs values by epoch; `history` (one nested dict an epoch, those of a resumed run first) grows with them.
 
-    On leaving without an error, `metrics` is the JSON of the last values and `curves` a folder of TSV files.
+    On leaving without an error, `metrics` is the JSON with the last training loss, `curves` a folder of TSV files.
     """
 
     def __init__(self, metrics: Path, curves: Path, history: list[dict[str, dict[str, float]]]) -> None:
@@ -28,7 +29,9 @@ class Curves:
         return self
 
     def add(self, values: dict[str, dict[str, float]]) -> None:
-        values = {group: {name: round(value, 6) for name, value in named.items()} for group, named in values.items()}
+        values = {
+            group: {name: float(f"{value:.6g}") for name, value in named.items()} for group, named in values.items()
+        }
         self.history.append(values)
         self.log(values)
 
@@ -41,7 +44,8 @@ class Curves:
     def __exit__(self, kind, error, traceback) -> None:
         self.live.end()
         if kind is None:
-            write_text(self.metrics, (SCRATCH / "metrics.json").read_text(encoding="utf-8").rstrip() + "\n")
+            # The rest of DVCLive's summary is evaluate's to say, or no score.
+            write_json(self.metrics, {"train": {"loss": self.live.summary["train"]["loss"]}})
             with replacing(self.curves) as folder:
                 shutil.copytree(SCRATCH / "plots" / "metrics", folder)
         remove(SCRATCH)

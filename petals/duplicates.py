@@ -23,7 +23,7 @@ def near_duplicates(thumbnails: np.ndarray, threshold: float = THRESHOLD) -> lis
     """Pairs (i, j, correlation) with i < j whose thumbnails correlate at `threshold` or more, in order.
 
     `thumbnails` is uint8 N × 16 × 16 × 3. Brightness and contrast do not matter, since each is centred and scaled.
-    A picture of one plain colour has nothing to compare and matches none.
+    A picture of one plain grey has nothing to compare and matches none.
     """
     unit = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     unit -= unit.mean(axis=1, keepdims=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+STATE = Path(".petals")  # what a run keeps for itself, outside the outputs that DVC knows
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -20,8 +22,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        if partial.is_dir() or (partial.exists() and path.is_dir()):
+            remove(path)  # a folder is not replaced in one move
         os.replace(partial, path)
     except BaseException:
         remove(partial)

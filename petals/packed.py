@@ -4,7 +4,9 @@ A split is a folder of `images-NNNNN.npy` (uint8, N × H × W × 3, about 64 MiB
 there is none), `ids.json` and `meta.json`.
 """
 
+import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +26,7 @@ class Shards:
         paths = sorted(Path(folder).glob("images-*.npy"))
         try:
             self.arrays = [np.load(path, mmap_mode=mode) for path in paths]
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise PetalsError(f"{folder}: damaged images ({error}); run dvc repro, or dvc pull") from None
         self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
 
@@ -56,7 +58,11 @@ def create_shards(folder: Path, count: int, image_size: int, shard_bytes: int = 
     rows = max(1, shard_bytes // (image_size * image_size * 3))
     for number, start in enumerate(range(0, count, rows)):
         shape = (min(rows, count - start), image_size, image_size, 3)
-        open_memmap(folder / f"images-{number:05d}.npy", mode="w+", dtype=np.uint8, shape=shape)
+        path = folder / f"images-{number:05d}.npy"
+        open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a crash at some later write
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 class PackedSplit:
@@ -73,7 +79,7 @@ class PackedSplit:
             self.count: int = meta["count"]
         except FileNotFoundError as error:
             raise PetalsError(f"{error.filename}: not found; run dvc repro prepare, or dvc pull") from None
-        except (KeyError, ValueError) as error:
+        except (EOFError, KeyError, TypeError, ValueError) as error:
             raise PetalsError(f"{self.folder}: not a packed split ({error}); run dvc repro prepare") from None
         self.images = Shards(folder)
         if not self.count == len(self.images) == len(self.labels) == len(self.ids):
@@ -102,7 +108,9 @@ def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta
 
     `meta` must hold `classes` and `image_size`; `count` is added.
     """
-    np.save(folder / "labels.npy", np.asarray(labels, np.int64))
+    array = io.BytesIO()  # where np.save writes to a full disk itself, its error does not say so
+    np.save(array, np.asarray(labels, np.int64))
+    (folder / "labels.npy").write_bytes(array.getvalue())
     write_text(folder / "ids.json", json.dumps(list(ids), ensure_ascii=False, indent=0) + "\n")
     meta = {**meta, "count": len(ids)}
     write_text(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +32,12 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers:
     # spawn, not fork: it is safe beside threads and the same on every system.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
+        # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        results = pool.map(function, tasks)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
         try:
-            yield from pool.map(function, tasks)
+            yield from results
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

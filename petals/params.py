@@ -135,8 +135,11 @@ def read_mapping(path: str | Path) -> dict[str, object]:
         raise PetalsError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     try:
         values = yaml.load(text, Loader=Yaml12Loader)
-    except yaml.YAMLError as error:
-        raise PetalsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}: line {mark.line + 1}" if mark else path
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise PetalsError(f"{where}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"
         raise PetalsError(f"{path}: should be a mapping of one 'knob: value' a line, but is {found}")
@@ -153,8 +156,8 @@ class Yaml12Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
+        for number, (key, _) in enumerate(node.value):
+            if key.value in keys[:number]:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} twice", key.start_mark)
         return super().construct_mapping(node, deep)
 

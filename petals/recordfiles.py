@@ -7,6 +7,7 @@ from pathlib import Path
 
 from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, skipped_note
 from petals.errors import PetalsError
+from petals.flowers import CLASS_NAMES
 from petals.listing import read_classes, scan, shown
 from petals.tfrecord import FRAME_BYTES, decode_example, feature, place, read_records
 
@@ -53,8 +54,6 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
     classes = read_classes(root)
     notes = [f"reading {folder.name}"]
     if classes is None:
-        from petals.flowers import CLASS_NAMES
-
         classes = list(CLASS_NAMES)
         notes.append(f"no classes.txt: the {len(classes)} class names of Petals to the Metal are used")
     check_classes(root, classes)

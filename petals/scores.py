@@ -16,7 +16,8 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
     """All scores of probabilities (float, N × C) against `labels` (int64, N), rounded to 6 digits.
 
-    `f1` holds each class that occurs in `labels`; `classes_absent` names the others.
+    `f1` lists each class that occurs in `labels`, `classes_absent` the others: as lists, since DVC makes a column of
+    every number that is not in one.
     """
     predicted = probabilities.argmax(1)
     present = np.unique(labels)
@@ -28,9 +29,8 @@ def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str])
         "top5_accuracy": round(float((top5 == labels[:, None]).any(1).mean()), 6),
         "nll": round(negative_log_likelihood(labels, probabilities), 6),
         "ece": round(calibration_error(labels, probabilities), 6),
-        "images": len(labels),
         "classes_absent": [name for label, name in enumerate(classes) if label not in present],
-        "f1": {classes[label]: round(float(value), 6) for label, value in zip(present, f1, strict=True)},
+        "f1": [{"class": classes[label], "f1": round(float(each), 6)} for label, each in zip(present, f1, strict=True)],
     }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from petals.errors import PetalsError
 from petals.packed import PackedSplit, Shards
 from petals.seeding import seed_for
 
@@ -17,10 +18,15 @@ class TrainingImages:
     def __init__(self, prepared: str | Path, augmented: str | Path, seed: int) -> None:
         self.split = PackedSplit(prepared)
         self.seed = seed
-        meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
-        self.policy: dict[str, float] = meta["policy"]
-        self.versions = 1 + meta["views"]
+        try:
+            meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
+            self.policy: dict[str, float] = meta["policy"]
+            self.versions = 1 + meta["views"]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise PetalsError(f"{augmented}: no rendered views ({error}); run dvc repro augment") from None
         self.views = Shards(augmented)
+        if len(self.views) != meta["views"] * len(self.split):
+            raise PetalsError(f"{augmented}: its views are not those of {prepared}; run dvc repro augment")
 
     def order(self, epoch: int, batch_size: int) -> list[np.ndarray]:
         """The rows of each step of `epoch`; the incomplete batch at its end is left for another order."""

@@ -2,12 +2,15 @@
 
 import errno
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import click
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from petals.errors import PetalsError
+from petals.files import STATE
 from petals.params import StageParams
 
 
@@ -17,18 +20,34 @@ class StageCommand(click.Command):
     def invoke(self, context: click.Context) -> object:
         signal.signal(signal.SIGTERM, stop)
         try:
-            return super().invoke(context)
+            with alone():
+                return super().invoke(context)
         except PetalsError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise click.ClickException(
-                f"the disk is full ({error.filename or 'no file named'}); make room, then dvc repro"
-            ) from None
+            where = f" ({error.filename})" if error.filename else ""
+            raise click.ClickException(f"the disk is full{where}; make room, then dvc repro") from None
         except KeyboardInterrupt:
             click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
             context.exit(130)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Run beside no other stage of this folder: one whose DVC was killed may still be at work."""
+    STATE.mkdir(exist_ok=True)
+    lock = FileLock(STATE / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        click.echo("another stage is still running in this folder; waiting for it to end", err=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def stop(signum: int, frame: object) -> None:

@@ -1,11 +1,17 @@
 """What all tests share."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as stages/__init__.py does, before torch is loaded
 
+import numpy as np
 import pytest
+
+from petals.packed import Shards, create_shards, write_labels
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -17,3 +23,38 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real photographs beside this checkout")
     return folder
+
+
+@pytest.fixture
+def make_split() -> Callable[..., Path]:
+    """A function that packs uint8 N × S × S × 3 images into a folder: `make_split(folder, images, labels)`."""
+
+    def make(folder: Path, images: np.ndarray, labels: list[int], classes: str = "abcdefgh", **layout: int) -> Path:
+        folder.mkdir(parents=True)
+        create_shards(folder, len(images), images.shape[1], **layout)
+        Shards(folder, "r+").write(0, images)
+        ids = [f"{folder.name}-{number}" for number in range(len(images))]
+        write_labels(folder, labels, ids, classes=list(classes), image_size=images.shape[1], split=folder.name)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def on_small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """A function that runs Python with a disk of 256 KiB mounted at `tmp_path`/disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=256k tmpfs '{disk}'"
+    try:
+        subprocess.run([*alone, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a disk of its own cannot be mounted here")
+
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        command = [*alone, f"""{mount} && cd '{disk}' && exec "$0" "$@\"""", sys.executable, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    return run

@@ -1,0 +1,137 @@
+"""Packed splits: what is written is read back, whatever the shards, and damage is said in a line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from petals.errors import PetalsError
+from petals.packed import PackedSplit, Shards, create_shards, keep_rows
+
+SIZE, COUNT = 8, 11
+ROW = SIZE * SIZE * 3
+IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+LABELS = [n % 3 for n in range(COUNT)]
+
+
+@pytest.fixture(params=[1, 4 * ROW, 5 * ROW + 1, 2**20], ids=["1 a shard", "4 a shard", "5 a shard", "all in one"])
+def folder(request, tmp_path: Path, make_split: Callable[..., Path]) -> Path:
+    return make_split(tmp_path / "train", IMAGES, LABELS, classes="abc", shard_bytes=request.param)
+
+
+@pytest.fixture
+def sound(tmp_path: Path, make_split: Callable[..., Path]) -> Path:
+    return make_split(tmp_path / "train", IMAGES, LABELS, classes="abc", shard_bytes=4 * ROW)
+
+
+def test_the_files_of_a_split(sound: Path):
+    shapes = [np.load(path).shape for path in sorted(sound.glob("images-*.npy"))]
+    assert shapes == [(4, SIZE, SIZE, 3), (4, SIZE, SIZE, 3), (3, SIZE, SIZE, 3)]
+    assert {path.name for path in sound.iterdir()} == {
+        *(f"images-{n:05d}.npy" for n in range(3)),
+        *("labels.npy", "ids.json", "meta.json"),
+    }
+    labels = np.load(sound / "labels.npy")
+    assert labels.dtype == np.int64 and labels.tolist() == LABELS
+    meta = json.loads((sound / "meta.json").read_text())
+    assert meta == {"classes": ["a", "b", "c"], "image_size": SIZE, "split": "train", "count": COUNT}
+
+
+def test_read_copies_the_rows_that_are_asked_for(folder: Path):
+    split = PackedSplit(folder)
+    assert len(split) == len(split.images) == COUNT
+    for rows in ([], [0], [10, 0, 10], [3, 4, 5], np.random.default_rng(0).permutation(COUNT)):
+        found = split.images.read(rows)
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, IMAGES[np.asarray(rows, int)])
+    found[:] = 0
+    assert np.array_equal(split.images.read(range(COUNT)), IMAGES)
+
+
+@pytest.mark.parametrize("size", [1, 3, COUNT, 50])
+def test_batches_give_all_images_in_order(folder: Path, size: int):
+    batches = list(PackedSplit(folder).batches(size))
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert np.array_equal(np.concatenate(batches), IMAGES)
+
+
+@pytest.mark.parametrize("start", range(COUNT))
+def test_write_goes_across_shards(tmp_path: Path, start: int):
+    create_shards(tmp_path, COUNT, SIZE, shard_bytes=3 * ROW)
+    Shards(tmp_path, "r+").write(start, IMAGES[start:])
+    expected = IMAGES.copy()
+    expected[:start] = 0
+    assert np.array_equal(Shards(tmp_path).read(range(COUNT)), expected)
+
+
+def test_an_empty_split_gives_no_batch(tmp_path: Path, make_split: Callable[..., Path]):
+    split = PackedSplit(make_split(tmp_path / "test", IMAGES[:0], []))
+    assert len(split) == 0 and list(split.batches(4)) == []
+
+
+@pytest.mark.parametrize("rows", [[], [0, 10], [2, 3, 4, 5], list(range(COUNT))])
+def test_keep_rows_leaves_what_packing_them_alone_gives(folder: Path, rows: list[int]):
+    before = json.loads((folder / "meta.json").read_text())
+    keep_rows(folder, np.array(rows, int))
+    split = PackedSplit(folder)
+    assert split.labels.tolist() == [LABELS[row] for row in rows]
+    assert split.ids == [f"train-{row}" for row in rows]
+    if rows:
+        assert np.array_equal(split.images.read(range(len(rows))), IMAGES[rows])
+    assert json.loads((folder / "meta.json").read_text()) == {**before, "count": len(rows)}
+    assert all(path.is_file() and not path.name.startswith(".") for path in folder.iterdir())
+
+
+def fault(folder: Path) -> str:
+    with pytest.raises(PetalsError) as error:
+        PackedSplit(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "ids.json", "labels.npy"])
+def test_a_missing_file(sound: Path, name: str):
+    (sound / name).unlink()
+    assert fault(sound) == f"{sound / name}: not found; run dvc repro prepare, or dvc pull"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1", b"[]", b"7", b"{}", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("name", ["meta.json", "labels.npy"])
+def test_a_broken_file(sound: Path, name: str, content: bytes):
+    (sound / name).write_bytes(content)
+    assert fault(sound).startswith(f"{sound}: not a packed split (")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 200])
+def test_images_cut_short(sound: Path, keep: int):
+    path = sound / "images-00001.npy"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert fault(sound).startswith(f"{sound}: damaged images (")
+
+
+def test_files_that_disagree(sound: Path):
+    (sound / "images-00002.npy").unlink()
+    assert "disagree on the number of images" in fault(sound)
+
+
+def test_a_model_of_other_classes_or_another_size_is_refused(sound: Path):
+    split = PackedSplit(sound)
+    split.check("m.safetensors", ["a", "b", "c"], SIZE)
+    with pytest.raises(PetalsError, match=r"^m.safetensors: its classes are not those of .*train; run dvc repro"):
+        split.check("m.safetensors", ["a", "c", "b"], SIZE)
+    with pytest.raises(PetalsError, match=r"^m.safetensors: made for 9 px, .* is 8; run dvc repro"):
+        split.check("m.safetensors", ["a", "b", "c"], SIZE + 1)
+
+
+def test_a_full_disk_is_known_before_any_image_is_written(on_small_disk):
+    code = "from pathlib import Path; from petals.packed import create_shards; create_shards(Path(), 100, 64)"
+    done = on_small_disk("-c", code)
+    assert done.returncode == 1 and "OSError: [Errno 28]" in done.stderr
+
+
+def test_labels_on_a_full_disk(on_small_disk):
+    code = "from pathlib import Path; from petals.packed import write_labels; write_labels(Path(), range(9**5), [])"
+    done = on_small_disk("-c", code)
+    assert done.returncode == 1 and "OSError: [Errno 28]" in done.stderr

@@ -1,0 +1,109 @@
+"""From raw records to a packed split: the same bytes for any number of workers, the first fault in a line."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import petals.packed
+from petals.duplicates import thumbnail
+from petals.errors import PetalsError
+from petals.images import decode, square
+from petals.packed import PackedSplit
+from petals.packing import pack
+from petals.rawdata import Dataset, open_dataset
+from petals.tfrecord import encode_example, write_records
+
+SIZE = 16
+
+
+def jpeg(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).resize((40, 32 + number)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def write(folder: Path, numbers: range, labelled: bool, at: int, broken: int | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = [
+        {"id": f"é{n}".encode(), "image": b"no image" if n == broken else jpeg(n)}
+        | ({"class": n % 3} if labelled else {})
+        for n in numbers
+    ]
+    write_records(folder / f"{at:02d}-192x192-{len(examples)}.tfrec", map(encode_example, examples))
+
+
+def dataset(root: Path, broken: int | None = None) -> Dataset:
+    root.mkdir(exist_ok=True)
+    (root / "classes.txt").write_text("iris\ndaisy\nrose\n")
+    folder = root / "tfrecords-jpeg-192x192"
+    write(folder / "train", range(5), True, 0, broken)
+    write(folder / "train", range(5, 12), True, 1)
+    write(folder / "train", range(12, 13), True, 2)
+    write(folder / "val", range(20, 22), True, 0)
+    return open_dataset(root, SIZE, 0.2)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
+    packed = pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, workers=1)
+    split = PackedSplit(tmp_path / "train")
+    expected = np.stack([square(decode(jpeg(n), "here"), SIZE) for n in range(13)])
+    assert np.array_equal(split.images.read(range(13)), expected)
+    assert split.ids == packed.ids == [f"é{n}" for n in range(13)]
+    assert split.labels.tolist() == packed.labels.tolist() == [n % 3 for n in range(13)]
+    assert split.classes == ["iris", "daisy", "rose"] and split.image_size == SIZE
+    assert np.array_equal(packed.thumbnails, np.stack([thumbnail(image) for image in expected]))
+
+
+def test_one_worker_and_three_write_the_same_bytes(tmp_path: Path):
+    raw = dataset(tmp_path / "raw")
+    one = pack(raw, "train", tmp_path / "one", SIZE, workers=1)
+    three = pack(raw, "train", tmp_path / "three", SIZE, workers=3)
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "three")
+    assert one.ids == three.ids and np.array_equal(one.thumbnails, three.thumbnails)
+
+
+def test_records_that_lie_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    raw = dataset(tmp_path / "raw")
+    pack(raw, "train", tmp_path / "whole", SIZE, workers=1)
+    small = petals.packed.create_shards.__defaults__
+    monkeypatch.setattr(petals.packed.create_shards, "__defaults__", (4 * SIZE * SIZE * 3,))
+    pack(raw, "train", tmp_path / "small", SIZE, workers=1)
+    assert small == (64 * 2**20,)
+    assert len(list((tmp_path / "small").glob("images-*.npy"))) == 4
+    whole, parts = PackedSplit(tmp_path / "whole"), PackedSplit(tmp_path / "small")
+    assert np.array_equal(whole.images.read(range(13)), parts.images.read(range(13)))
+
+
+def test_a_split_without_sources_is_empty(tmp_path: Path):
+    packed = pack(dataset(tmp_path / "raw"), "test", tmp_path / "test", SIZE)
+    assert packed.ids == [] and packed.labels.shape == (0,) and packed.thumbnails.shape == (0, 16, 16, 3)
+    assert len(PackedSplit(tmp_path / "test")) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_bad_record_ends_it_in_a_line(tmp_path: Path, workers: int):
+    raw = dataset(tmp_path / "raw", broken=3)
+    with pytest.raises(PetalsError, match=r"train/00-192x192-5.tfrec: record 3 at byte \d+: not a JPEG") as error:
+        pack(raw, "train", tmp_path / "train", SIZE, workers)
+    assert "\n" not in str(error.value)
+
+
+def test_progress_sees_each_source(tmp_path: Path):
+    seen = []
+
+    def watch(parts):
+        for part in parts:
+            seen.append(len(part.ids))
+            yield part
+
+    pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, 1, watch)
+    assert seen == [5, 7, 1]

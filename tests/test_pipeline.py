@@ -1,0 +1,132 @@
+"""The whole pipeline, run by DVC in a copy of this repository on a tiny data set."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from project import COLOURS, copy_project, run, tiny_folders, tiny_records
+
+pytestmark = pytest.mark.slow
+STAGES = ("prepare", "augment", "train", "evaluate", "export")
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The project after one `dvc repro`; what its stages opened is in watch.log beside it."""
+    folder = tmp_path_factory.mktemp("pipeline") / "petals"
+    copy_project(folder)
+    tiny_records(folder / "data" / "tiny")
+    watch = {"PYTHONPATH": str(REPOSITORY / "tests" / "watch"), "WATCH_LOG": str(folder.parent / "watch.log")}
+    (folder.parent / "repro.log").write_text(run("dvc repro", folder, **watch).stdout)
+    run("git add -A && git commit -qm run", folder)
+    return folder
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC says it ran."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_repro_runs_the_five_stages(project):
+    assert ran((project.parent / "repro.log").read_text()) == list(STAGES)
+    assert run("dvc status", project).stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_scores_and_tables_agree(project):
+    scores = json.loads((project / "metrics/evaluate.json").read_text())
+    predictions = rows(project / "plots/predictions.csv")
+    right = [row["actual"] == row["predicted"] for row in predictions]
+    assert len(predictions) == 9 and {row["actual"] for row in predictions} == set(COLOURS)
+    assert scores["accuracy"] == pytest.approx(sum(right) / len(right), abs=1e-6)
+    by_class = {row["class"]: float(row["f1"]) for row in rows(project / "plots/per_class.csv")}
+    assert scores["macro_f1"] == pytest.approx(sum(by_class.values()) / 3, abs=1e-4)
+    assert scores["f1"] == [{"class": name, "f1": pytest.approx(f1, abs=1e-4)} for name, f1 in by_class.items()]
+
+
+def test_the_submission_names_every_test_image_once(project):
+    ids = json.loads((project / "data/prepared/test/ids.json").read_text())
+    submission = rows(project / "data/submission.csv")
+    assert [row["id"] for row in submission] == ids and len(set(ids)) == 4
+    assert {int(row["label"]) for row in submission} <= {0, 1, 2}
+
+
+def test_curves_have_a_point_an_epoch(project):
+    loss = (project / "plots/train/train/loss.tsv").read_text().splitlines()
+    assert loss[0] == "step\tloss" and len(loss) == 1 + 2
+    assert json.loads((project / "metrics/train.json").read_text())["train"]["loss"] == float(loss[-1].split()[1])
+
+
+def test_the_export_agrees(project):
+    export = json.loads((project / "metrics/export.json").read_text())
+    assert export["top1_agreement"] == 1.0 and export["max_abs_diff"] < 1e-4
+    assert export["bytes"] == (project / "models/model.onnx").stat().st_size
+    assert str(project).encode() not in (project / "models/model.onnx").read_bytes()
+
+
+def test_no_output_names_a_place_of_this_machine(project):
+    for folder in ("metrics", "plots", "models", "data/prepared", "data/augmented"):
+        for path in (project / folder).rglob("*"):
+            if path.is_file():
+                assert str(project.parent).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_what_it_touches(project, stage):
+    declared = yaml.safe_load((project / "dvc.yaml").read_text())["stages"][stage]
+    data = yaml.safe_load((project / "params.yaml").read_text())["data"]
+    deps = {dep.replace("${data}", data) for dep in declared["deps"]}
+    outs = {out if isinstance(out, str) else next(iter(out)) for out in declared["outs"] + declared.get("metrics", [])}
+
+    read, written = set(), set()
+    for line in (project.parent / "watch.log").read_text().splitlines():
+        who, kind, name = line.split("\t")
+        local = Path(name).relative_to(project).as_posix() if Path(name).is_relative_to(project) else ""
+        # DVCLive asks DVC about the repository it is in; a folder is opened to be listed or removed.
+        if who == stage and (project / local).is_file() and not local.startswith((".git", ".dvc", ".petals/")):
+            (read if kind == "r" else written).add(local)
+
+    def inside(path: str, roots: set[str]) -> bool:
+        return any(path == root or path.startswith(root + "/") for root in roots)
+
+    assert {path for path in read if not inside(path, deps | outs)} == {"params.yaml"}
+    assert not {path for path in written if not inside(path, outs)}
+    untouched = {dep for dep in deps if not any(inside(path, {dep}) for path in read)}
+    assert not untouched, "declared, but never opened"
+    assert all((project / out).exists() for out in outs)
+
+
+def test_again_by_force_gives_the_same_lock(project):
+    lock = (project / "dvc.lock").read_bytes()
+    shutil.rmtree(project / ".dvc/cache/runs", ignore_errors=True)
+    assert ran(run("dvc repro --force", project).stdout) == list(STAGES)
+    assert (project / "dvc.lock").read_bytes() == lock
+
+
+def test_another_learning_rate_runs_train_and_what_follows(project):
+    model = project / "models/model.safetensors"
+    before = hashlib.md5(model.read_bytes()).hexdigest()
+    output = run("dvc exp run -S lr=1e-4", project).stdout
+    assert ran(output) == ["train", "evaluate", "export"]
+    assert yaml.safe_load((project / "params.yaml").read_text())["lr"] == 1e-4
+    assert hashlib.md5(model.read_bytes()).hexdigest() != before
+    run("git checkout -q . && dvc checkout -q", project)
+
+
+def test_one_folder_a_class(project):
+    tiny_folders(project / "data" / "folders")
+    output = run("dvc exp run -S data=data/folders", project).stdout
+    assert ran(output) == list(STAGES)
+    card = json.loads((project / "metrics/prepare.json").read_text())
+    assert card["images"] == {"train": 18, "val": 6, "test": 0} and card["classes"] == 3
+    assert rows(project / "data/submission.csv") == []
+    run("git checkout -q . && dvc checkout -q", project)
