@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format
+.PHONY: help repro test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -16,7 +16,10 @@ repro: $(STAMP)  ## run the pipeline on data/sample, or what params.yaml names, 
 	@python -m petals.summary
 
 test: $(STAMP)  ## run the tests, with line coverage
-	@python -m pytest --cov --cov-report=term
+	@python -m pytest -n auto --dist loadfile --cov --cov-report=term
+
+fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
+	@PYTHONPATH=. python tests/fuzz_tfrecord.py
 
 lint: $(STAMP)  ## check style
 	@ruff check .

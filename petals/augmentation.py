@@ -130,6 +130,7 @@ class BatchAugmentation:
         elif chance < self.mixup_share + self.cutmix_share:
             images, mixed = self.cutmix(images, labels)
             mixed = mixed[0]
+            mixed[:, 2] = 1 - mixed[:, 2]  # Kornia's mixup gives the other's share, its cutmix one's own
         else:
             return images, self.one_hot(labels)
         own, other, share = self.one_hot(mixed[:, 0].long()), self.one_hot(mixed[:, 1].long()), mixed[:, 2:]

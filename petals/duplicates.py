@@ -25,7 +25,7 @@ def near_duplicates(thumbnails: np.ndarray, threshold: float = THRESHOLD) -> lis
     `thumbnails` is uint8 N × 16 × 16 × 3. Brightness and contrast do not matter, since each is centred and scaled.
     A picture of one plain grey has nothing to compare and matches none.
     """
-    unit = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    unit = thumbnails.reshape(len(thumbnails), THUMBNAIL * THUMBNAIL * 3).astype(np.float32)
     unit -= unit.mean(axis=1, keepdims=True)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-6)
     pairs = []

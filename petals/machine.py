@@ -1,0 +1,105 @@
+"""What decides the last bits of floating-point numbers here; `python -m petals.machine --record` keeps it for git."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+
+import click
+import torch
+
+from petals.errors import PetalsError
+from petals.params import read_mapping
+from petals.tables import write_json
+
+RECORD = "machine.json"
+LOCK = "dvc.lock"
+LIBRARIES = ("torch", "numpy", "kornia", "kornia_rs", "pillow", "onnx", "onnxscript", "onnxruntime")
+FLAGS = ("fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")  # that PyTorch's kernels choose by
+
+
+def fingerprint(root: str | Path = ".") -> dict[str, str | int]:
+    """Processor, threads (of params.yaml in `root`), system and libraries; runs that agree in all give one result."""
+    cpu = cpu_info()
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "flags": " ".join(sorted(set(FLAGS) & set((cpu.get("flags") or cpu.get("Features") or "").split()))),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "threads": read_mapping(Path(root) / "params.yaml").get("threads", "not set"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()).strip() or "unknown",
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def cpu_info() -> dict[str, str]:
+    """The first processor of Linux's /proc/cpuinfo; empty on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+def version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def record(root: str | Path = ".") -> Path:
+    """Write the fingerprint to `root`/machine.json, with the MD5 of the dvc.lock that it belongs to."""
+    path = Path(root) / RECORD
+    write_json(path, {"dvc_lock_md5": lock_hash(root), "fingerprint": fingerprint(root)})
+    return path
+
+
+def lock_hash(root: str | Path) -> str:
+    try:
+        return hashlib.md5((Path(root) / LOCK).read_bytes(), usedforsecurity=False).hexdigest()
+    except FileNotFoundError:
+        raise PetalsError(f"{LOCK}: not found; run dvc repro first") from None
+
+
+def compare(root: str | Path = ".") -> list[str]:
+    """Say in sentences where this machine is not the one of `root`/machine.json; empty where it is.
+
+    A record that belongs to another dvc.lock is said too, for then it proves nothing.
+    """
+    try:
+        recorded = json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))
+        md5, then = recorded["dvc_lock_md5"], dict(recorded["fingerprint"])
+    except FileNotFoundError:
+        return [f"no {RECORD}: on which machine {LOCK} was made is not known; make record writes it"]
+    except (KeyError, TypeError, ValueError):
+        return [f"{RECORD} cannot be read; make record writes it anew"]
+    now = fingerprint(root)
+    said = [
+        f"{name} differs: recorded {then.get(name, 'none')}, here {now.get(name, 'none')}"
+        for name in now | then
+        if then.get(name) != now.get(name)
+    ]
+    if md5 != lock_hash(root):
+        said.append(f"{RECORD} was recorded for another {LOCK}; make record after each dvc repro that changes it")
+    return said
+
+
+@click.command(help=__doc__)
+@click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the {LOCK} of now.")
+def main(write: bool) -> None:
+    try:
+        for name, value in fingerprint().items():
+            click.echo(f"  {name:<14}{value}")
+        if write:
+            click.echo(f"written to {record()}")
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.machine")

@@ -1,0 +1,154 @@
+"""Whether a clean clone of HEAD gives the outputs that dvc.lock names: python -m petals.verify."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import yaml
+
+from petals import machine
+from petals.errors import PetalsError
+from petals.isolation import dvc, isolate
+from petals.params import read_mapping
+
+SCORES = Path("metrics/evaluate.json")
+# Last bits that differ grow in training, and end in a model that takes some images for others: 271 images of
+# which one in twelve changes move accuracy by 0.02 (one standard deviation).
+POINTS = ("macro_f1", "accuracy", "top5_accuracy")
+MOST_POINTS = 0.03  # absolute
+MOST_NLL = 0.05  # of the recorded value
+
+
+def verify(checkout: Path, clone: Path) -> bool:
+    """Clone HEAD of `checkout` to `clone`, run its pipeline from nothing, and tell what came out.
+
+    True where all outputs have the recorded bytes, or the scores are the recorded ones within the tolerance.
+    Raises PetalsError where HEAD cannot be run.
+    """
+    run_git(checkout, "clone", "--quiet", "--no-hardlinks", str(checkout), str(clone))
+    environment = isolate(clone)
+    recorded, scores = read_outs(clone), read_scores(clone)
+    click.echo("this machine:")
+    for name, value in machine.fingerprint(clone).items():
+        click.echo(f"  {name:<14}{value}")
+    for difference in machine.compare(clone):
+        click.echo(f"  ! {difference}")
+    fetch_data(checkout, clone, environment)
+
+    if code := dvc(clone, environment, "repro", "--force", "--no-run-cache").returncode:
+        raise PetalsError(f"dvc repro ended with exit code {code} in a clean clone of HEAD; what it said stands above")
+    made = read_outs(clone)
+    click.echo("\n" + table(recorded, made))
+    if made == recorded:
+        click.echo(f"\nSame bytes: all {len(made)} outputs are those that dvc.lock of HEAD names.")
+        return True
+    return compare_scores(scores, read_scores(clone))
+
+
+def run_git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise PetalsError("git is not installed; verify needs it to clone HEAD") from None
+    except subprocess.CalledProcessError as error:
+        reason = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
+        raise PetalsError(f"git {arguments[0]}: {reason}") from None
+    return done.stdout
+
+
+def read_outs(root: Path) -> dict[str, str]:
+    """The hash of each output of each stage in `root`/dvc.lock, by path."""
+    try:
+        stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    except FileNotFoundError:
+        raise PetalsError("HEAD has no dvc.lock, so nothing to verify; dvc repro, then commit it") from None
+    except (AttributeError, KeyError, TypeError, yaml.YAMLError):
+        raise PetalsError("dvc.lock of HEAD cannot be read; dvc repro, then commit it") from None
+
+
+def read_scores(root: Path) -> dict[str, float]:
+    """The scores that count, by name; those that evaluate did not write are left out."""
+    try:
+        scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
+        return {name: float(scores[name]) for name in (*POINTS, "nll") if name in scores}
+    except (OSError, TypeError, ValueError):
+        return {}
+
+
+def fetch_data(checkout: Path, clone: Path, environment: dict[str, str]) -> None:
+    """Take the data of params.yaml from the checkout's DVC cache, where it is not in git itself."""
+    data = str(read_mapping(clone / "params.yaml").get("data", ""))
+    if (clone / data).exists():
+        return
+    cache = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    dvc(clone, environment, "remote", "add", "--quiet", "--local", "checkout", cache.stdout.strip())
+    if dvc(clone, environment, "pull", "--quiet", "--remote", "checkout", data, capture_output=True).returncode:
+        raise PetalsError(
+            f"{data}: neither in git at HEAD nor in DVC's cache of this checkout;"
+            f" dvc pull {data}, or dvc add {data} and commit {data}.dvc"
+        )
+
+
+def table(recorded: dict[str, str], made: dict[str, str]) -> str:
+    paths = list(recorded | made)
+    width = max(map(len, paths), default=0)
+    lines = [f"{'output':<{width}}  {'recorded':<14}{'new':<14}same"]
+    for path in paths:
+        then, now = recorded.get(path, "none"), made.get(path, "none")
+        lines.append(f"{path:<{width}}  {then[:12]:<14}{now[:12]:<14}{'yes' if then == now else 'NO'}")
+    return "\n".join(lines)
+
+
+def compare_scores(recorded: dict[str, float], made: dict[str, float]) -> bool:
+    """Tell how far each score is from the recorded one; True where all are within the tolerance."""
+    if not recorded or recorded.keys() != made.keys():
+        click.echo(f"\nNeither the same bytes nor the same scores: {SCORES} of HEAD and of the new run do not compare.")
+        return False
+    click.echo()
+    agree = []
+    for name, then in recorded.items():
+        most = then * MOST_NLL if name == "nll" else MOST_POINTS
+        agree.append(abs(made[name] - then) <= most)
+        verdict = "within" if agree[-1] else "NOT within"
+        click.echo(f"{name:<16}recorded {then:.4f}, new {made[name]:.4f}: {verdict} {most:.4f}")
+    if all(agree):
+        click.echo("\nSame scores, not the same bytes: some outputs differ, all scores are within the tolerance.")
+    else:
+        click.echo("\nNeither the same bytes nor the same scores.")
+    return all(agree)
+
+
+@click.command()
+def main() -> None:
+    """Run the pipeline of HEAD from nothing, in a clean clone with an empty cache, and compare with dvc.lock.
+
+    \b
+    Same bytes    every output has the hash in dvc.lock                                  exit code 0
+    Same scores   macro F1, accuracy and top-5 within 0.03, log-likelihood within 5 %    exit code 0
+    Neither                                                                              exit code 1
+
+    Processors differ in the last bits of floating point, so the same scores are what another kind of
+    machine can give; machine.json says which one dvc.lock was made on (make record writes it). Data that is
+    not in git comes from this checkout's DVC cache, in the version of HEAD: dvc pull it first.
+    """
+    try:
+        checkout = Path(run_git(Path.cwd(), "rev-parse", "--show-toplevel").strip())
+        head = run_git(checkout, "rev-parse", "--short", "HEAD").strip()
+        if changes := run_git(checkout, "status", "--porcelain").splitlines():
+            click.echo(f"{len(changes)} files with uncommitted changes are left out: HEAD is what is verified")
+        click.echo(f"verifying {head}")
+        with tempfile.TemporaryDirectory(prefix="petals-verify-", ignore_cleanup_errors=True) as folder:
+            same = verify(checkout, Path(folder) / "clone")
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.verify")

@@ -1,0 +1,228 @@
+"""Views that depend on (seed, id, view) alone, and what happens to a batch."""
+
+import colorsys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from petals.augmentation import (
+    POLICY_KNOBS,
+    BatchAugmentation,
+    DrawsPerImage,
+    render_views,
+    to_bytes,
+    to_floats,
+    view_policy,
+)
+
+SIZE = 24
+KNOBS = dict(crop_min=0.5, rotation=20, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01, blur=0.5)
+NOTHING = dict.fromkeys(POLICY_KNOBS, 0) | {"crop_min": 1}
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+IDS = list("abcde")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As stages/augment.py has it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def views(images=IMAGES, ids=IDS, view=0, seed=1, **knobs) -> np.ndarray:
+    return render_views(images, ids, view, seed, view_policy(KNOBS | knobs, SIZE))
+
+
+# --- views ---
+
+
+def test_a_view_is_the_same_alone_and_in_any_batch():
+    together = views()
+    assert together.shape == IMAGES.shape and together.dtype == np.uint8
+    for row in range(5):
+        assert np.array_equal(views(IMAGES[[row]], [IDS[row]])[0], together[row])
+    order = [3, 0, 4]
+    assert np.array_equal(views(IMAGES[order], [IDS[row] for row in order]), together[order])
+
+
+def test_what_ran_before_does_not_matter():
+    before = views()
+    policy = view_policy(KNOBS, SIZE)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    render_views(IMAGES[::-1].copy(), IDS, 9, 9, policy)
+    assert np.array_equal(render_views(IMAGES, IDS, 0, 1, policy), before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"view": 1}, {"ids": list("ABCDE")}])
+def test_another_seed_view_or_id_is_another_view(other: dict):
+    assert (views() != views(**other)).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("knob", POLICY_KNOBS)
+def test_each_knob_does_something_and_can_be_switched_off(knob: str):
+    assert np.array_equal(render_views(IMAGES, IDS, 0, 1, view_policy(NOTHING, SIZE)), IMAGES)
+    alone = render_views(IMAGES, IDS, 0, 1, view_policy(NOTHING | {knob: KNOBS[knob]}, SIZE))
+    assert (alone != IMAGES).any(axis=(1, 2, 3)).sum() >= (1 if knob == "blur" else 5)
+
+
+def test_blur_takes_its_share_of_the_views():
+    policy = view_policy(NOTHING | {"blur": 0.25}, SIZE)
+    plain = np.repeat(IMAGES[:1], 400, axis=0)
+    blurred = render_views(plain, [str(n) for n in range(400)], 0, 1, policy)
+    assert 70 < (blurred != plain).any(axis=(1, 2, 3)).sum() < 130  # 100 are expected, give or take 9
+
+
+def test_hue_moves_little_and_in_turns_of_the_wheel():
+    colour = np.full((200, SIZE, SIZE, 3), (200, 60, 90), np.uint8)
+    ids = [str(n) for n in range(200)]
+    moved = render_views(colour, ids, 0, 1, view_policy(NOTHING | {"hue": 0.05}, SIZE))[:, 0, 0]
+    hues = np.array([colorsys.rgb_to_hsv(*pixel / 255)[0] for pixel in moved])
+    turns = (hues - colorsys.rgb_to_hsv(200 / 255, 60 / 255, 90 / 255)[0] + 0.5) % 1 - 0.5
+    assert 0.04 < turns.max() < 0.052 and -0.052 < turns.min() < -0.04
+    assert abs(turns.mean()) < 0.01
+
+
+def test_brightness_moves_by_its_share_at_most():
+    grey = np.full((200, 4, 4, 3), 100, np.uint8)
+    moved = render_views(grey, [str(n) for n in range(200)], 0, 1, view_policy(NOTHING | {"brightness": 0.2}, 4))
+    levels = moved[:, 0, 0, 0].astype(int) - 100
+    assert -52 <= levels.min() < -40 and 40 < levels.max() <= 52  # kornia adds up to 0.2 of the whole range
+
+
+# --- draws ---
+
+
+def test_each_image_draws_from_its_own_row():
+    table = torch.arange(24.0).view(2, 12)
+    with DrawsPerImage(table):
+        assert torch.rand(2).tolist() == [0, 12]
+        assert torch.rand((2, 3)).tolist() == [[1, 2, 3], [13, 14, 15]]
+        assert torch.rand(torch.Size([2, 1])).tolist() == [[4], [16]]
+        assert torch.distributions.Uniform(0.0, 2.0).sample((2,)).tolist() == [10, 34]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (4, 12), (2, 13), (24, 2)])
+def test_a_draw_that_is_not_one_an_image_is_refused(shape: tuple[int, ...]):
+    with DrawsPerImage(torch.zeros(2, 12)), pytest.raises(RuntimeError, match="invalid for input of size"):
+        torch.rand(shape)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.randn(2),
+        lambda: torch.randperm(2),
+        lambda: torch.randint(5, (2,)),
+        lambda: torch.bernoulli(torch.ones(2)),
+        lambda: torch.rand_like(torch.ones(2)),
+        lambda: torch.ones(2).uniform_(),
+        lambda: torch.ones(2).normal_(),
+        lambda: torch.distributions.Normal(0.0, 1.0).sample((2,)),
+    ],
+)
+def test_other_sources_of_chance_are_refused(draw):
+    with DrawsPerImage(torch.zeros(2, 12)), pytest.raises(RuntimeError, match="knows nothing of single images"):
+        draw()
+    draw()
+
+
+def test_bytes_to_floats_and_back():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    floats = to_floats(torch.from_numpy(levels))
+    assert floats.shape == (1, 3, 16, 16) and floats.dtype == torch.float32 and (floats.min(), floats.max()) == (0, 1)
+    assert np.array_equal(to_bytes(floats), levels)
+    beyond = torch.tensor([-0.2, 0.4999 / 255, 0.5001 / 255, 1.2]).view(1, 1, 2, 2)
+    assert to_bytes(beyond.clone()).flatten().tolist() == [0, 0, 1, 255]
+
+
+# --- batches ---
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
+
+
+def plain_images() -> torch.Tensor:
+    """Image n is n / 8 all over, so that every pixel says where it came from."""
+    return (torch.arange(8) / 8).view(8, 1, 1, 1).expand(8, 3, 20, 20).clone()
+
+
+def augmented(seed: int, images: torch.Tensor, **shares: float) -> tuple[torch.Tensor, torch.Tensor]:
+    augment = BatchAugmentation(5, **{**dict(flip=0, erasing=0, mixup=0, cutmix=0), **shares})
+    torch.manual_seed(seed)
+    return augment(images, LABELS)
+
+
+def test_with_all_shares_zero_nothing_happens():
+    images, targets = augmented(1, plain_images())
+    assert torch.equal(images, plain_images())
+    assert torch.equal(targets, nn.functional.one_hot(LABELS, 5).float()) and targets.dtype == torch.float32
+
+
+def test_flips_are_left_to_right_by_image():
+    before = torch.rand(8, 3, 20, 20)
+    flipped, kept = 0, 0
+    for seed in range(5):
+        for image, original in zip(augmented(seed, before, flip=0.5)[0], before, strict=True):
+            flipped += torch.equal(image, original.flip(-1))
+            kept += torch.equal(image, original)
+    assert flipped + kept == 40 and flipped > 8 < kept
+    assert torch.equal(augmented(1, before, flip=1)[0], before.flip(-1))
+
+
+def test_erasing_blanks_a_rectangle():
+    images, targets = augmented(1, torch.ones(8, 3, 20, 20), erasing=1)
+    for image in images:
+        rows, columns = torch.nonzero(image[0] == 0, as_tuple=True)
+        area = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+        assert area == len(rows) and 0.01 < len(rows) / 400 < 0.25
+    assert torch.equal(targets.argmax(1), LABELS)
+
+
+def test_mixup_mixes_the_labels_as_it_mixes_the_pixels():
+    """Of image n column n is white, all else black: a mixed image says who is in it, and how much."""
+    before = torch.zeros(8, 3, 20, 20)
+    before[torch.arange(8), :, :, torch.arange(8)] = 1
+    for seed in range(10):
+        images, targets = augmented(seed, before, mixup=1)
+        share = images[:, 0, 0, :8]  # image × image: how much of each
+        assert torch.allclose(share.sum(1), torch.ones(8))
+        assert torch.allclose(targets, share @ nn.functional.one_hot(LABELS, 5).float(), atol=1e-6)
+        assert torch.allclose(targets.sum(1), torch.ones(8))
+    assert (share.diagonal() < 1).any()
+
+
+def test_cutmix_weighs_the_labels_by_area():
+    mixed = 0
+    for seed in range(10):
+        images, targets = augmented(seed, plain_images(), cutmix=1)
+        share = torch.stack([(images[:, 0] == n / 8).float().mean((1, 2)) for n in range(8)], 1)
+        assert torch.allclose(share.sum(1), torch.ones(8))  # every pixel is of one of the images
+        assert ((share > 0).sum(1) <= 2).all()
+        assert torch.allclose(targets, share @ nn.functional.one_hot(LABELS, 5).float(), atol=1e-6)
+        mixed += int((share.diagonal() < 1).sum())
+    assert mixed > 20
+
+
+def test_a_batch_is_mixed_as_often_as_its_share_says_and_the_seed_decides():
+    kinds = []
+    for seed in range(200):
+        images, targets = augmented(seed, plain_images(), mixup=0.25, cutmix=0.25)
+        again, _ = augmented(seed, plain_images(), mixup=0.25, cutmix=0.25)
+        assert torch.equal(images, again)
+        whole = torch.equal(images, plain_images())
+        kinds.append("none" if whole else "mixup" if (images.flatten(1).std(1) < 1e-6).all() else "cutmix")
+        assert torch.allclose(targets.sum(1), torch.ones(8))
+    assert 75 < kinds.count("none") < 125
+    assert 30 < kinds.count("mixup") < 70 and 30 < kinds.count("cutmix") < 70
+
+
+def test_a_policy_that_is_not_rendered_is_applied_to_each_batch():
+    augment = BatchAugmentation(5, 0, 0, 0, 0, policy=view_policy(KNOBS, 20))
+    torch.manual_seed(1)
+    images, _ = augment(plain_images(), LABELS)
+    assert images.shape == (8, 3, 20, 20) and not torch.equal(images, plain_images())

@@ -1,0 +1,74 @@
+"""Near-duplicates: against numpy's correlation, and among real photographs."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from petals import duplicates
+from petals.duplicates import THRESHOLD, near_duplicates, thumbnail
+from petals.images import decode
+from petals.rawdata import open_dataset
+
+
+def picture(seed: int, size: int = 64) -> np.ndarray:
+    """A photograph's stand-in: large soft shapes."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 32), (17, 100), (31, 331)])
+def test_a_thumbnail_is_the_mean_of_each_cell_of_a_grid(height: int, width: int):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = thumbnail(image)
+    assert found.shape == (16, 16, 3) and found.dtype == np.uint8
+    for y, x in [(0, 0), (7, 3), (15, 15)]:
+        cell = image[y * height // 16 : (y + 1) * height // 16, x * width // 16 : (x + 1) * width // 16]
+        assert found[y, x].tolist() == cell.reshape(-1, 3).mean(0).astype(int).tolist()
+
+
+def test_the_pairs_are_those_that_numpy_finds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(duplicates, "BLOCK", 7)  # so that pairs lie inside blocks and across them
+    thumbnails = np.random.default_rng(3).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    for source, copy in [(0, 1), (2, 30), (2, 39), (20, 21)]:
+        thumbnails[copy] = thumbnails[source] // 2 + 40
+    for threshold in (-0.02, 0.03, THRESHOLD):
+        correlation = np.corrcoef(thumbnails.reshape(40, -1))
+        expected = [(i, j) for i in range(40) for j in range(i + 1, 40) if correlation[i, j] >= threshold]
+        found = near_duplicates(thumbnails, threshold)
+        assert [pair[:2] for pair in found] == expected
+        assert np.allclose([c for _, _, c in found], [correlation[pair] for pair in expected], atol=1e-5)
+    assert expected == [(0, 1), (2, 30), (2, 39), (20, 21), (30, 39)]
+
+
+def test_the_same_photograph_saved_otherwise_is_found():
+    image = Image.fromarray(picture(1))
+    brighter, small, poor = (
+        Image.fromarray((picture(1) * 0.8 + 20).astype(np.uint8)),
+        image.resize((40, 40)),
+        io.BytesIO(),
+    )
+    image.save(poor, "JPEG", quality=20)
+    variants = [np.asarray(each) for each in (image, brighter, small, Image.open(poor))]
+    others = [picture(seed) for seed in range(2, 6)]
+    found = near_duplicates(np.stack([thumbnail(each) for each in variants + others]))
+    assert [pair[:2] for pair in found] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+
+
+def test_plain_greys_match_nothing():
+    greys = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (0, 7, 7, 255)])
+    assert near_duplicates(greys) == []
+    assert near_duplicates(greys[:0]) == []
+
+
+@pytest.mark.real
+def test_the_near_duplicates_of_the_oxford_flowers_are_all_in_train(shared_data: Path):
+    splits = open_dataset(shared_data / "oxford17", 192, 0.2).splits
+    records = [(split, each) for split in splits for source in splits[split] for each in source.records()]
+    found = near_duplicates(np.stack([thumbnail(decode(record.data, record.where)) for _, record in records]))
+    assert len(found) == 69
+    assert {(records[i][0], records[j][0]) for i, j, _ in found} == {("train", "train")}
+    assert sum(correlation > 0.99 for _, _, correlation in found) >= 67
+    assert sum(records[i][1].label == records[j][1].label for i, j, _ in found) >= 67

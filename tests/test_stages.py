@@ -1,0 +1,202 @@
+"""Each stage as a command, in this process, on a tiny data set."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from conftest import REPOSITORY
+from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
+
+from petals.tfrecord import encode_example, write_records
+from stages import augment, evaluate, export, prepare, train
+
+PREPARE = ["data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv"]
+AUGMENT = ["data/prepared/train", "data/augmented", "plots/augmentation.png"]
+TRAIN = [
+    *("data/prepared/train", "data/prepared/val", "data/augmented"),
+    *("models/model.safetensors", "metrics/train.json", "plots/train"),
+]
+EVALUATE = [
+    *("models/model.safetensors", "data/prepared/val", "data/prepared/test"),
+    *("metrics/evaluate.json", "plots", "data/submission.csv"),
+]
+EXPORT = ["models/model.safetensors", "data/prepared/val", "models/model.onnx", "metrics/export.json"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with params for a tiny run."""
+    monkeypatch.chdir(tmp_path)
+    knobs(image_size=32)
+    return tmp_path
+
+
+def knobs(**changed: object) -> None:
+    values = {**yaml.safe_load((REPOSITORY / "params.yaml").read_text()), **SMALL, "epochs": 1, **changed}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+
+
+def call(stage, *arguments: str) -> Result:
+    result = CliRunner().invoke(stage.main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def done(stage, *arguments: str) -> str:
+    result = call(stage, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(stage, *arguments: str) -> str:
+    """The one line of a stage that must fail."""
+    result = call(stage, *arguments)
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1].startswith("Error: "), result.output
+    assert "Traceback" not in result.output
+    return result.output.splitlines()[-1]
+
+
+def table(path: str) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def card() -> dict:
+    return json.loads(Path("metrics/prepare.json").read_text())
+
+
+def test_all_five_with_the_policy_online(folder):
+    tiny_records(folder / "data/tiny")
+    knobs(views=0, mixup=0.5, cutmix=0.5)
+    assert "train: 24 images" in done(prepare, "data/tiny", *PREPARE)
+    assert "0 views of 24 images" in done(augment, *AUGMENT)
+    assert not list(Path("data/augmented").glob("*.npy"))
+    assert "epoch 1/1: train loss" in done(train, *TRAIN)
+    assert "4 rows in data/submission.csv" in done(evaluate, *EVALUATE)
+    assert "top-1 agreement 100.00%" in done(export, *EXPORT)
+    assert card()["images"] == {"train": 24, "val": 9, "test": 4}
+    for picture_file in ("plots/augmentation.png", "plots/mistakes.png"):
+        assert Path(picture_file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_views_repeat_themselves_for_any_number_of_workers(folder):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE, "--workers", "1")
+    views = []
+    for workers in ("1", "3"):
+        done(augment, *AUGMENT, "--workers", workers)
+        views.append(np.load("data/augmented/images-00000.npy"))
+    assert np.array_equal(*views)
+    knobs(seed=2)
+    done(augment, *AUGMENT)
+    assert not np.array_equal(views[0], np.load("data/augmented/images-00000.npy"))
+
+
+def test_prepare_tells_what_it_skipped_and_set_aside(folder):
+    tiny_folders(folder / "data/folders")
+    (folder / "data/folders/daisy/notes.txt").write_text("bought in May")
+    output = done(prepare, "data/folders", *PREPARE)
+    assert "notes.txt" in output and "val" in output
+    assert card()["images"] == {"train": 18, "val": 6, "test": 0}
+    assert [row["class"] for row in table("plots/classes.csv")] == sorted(COLOURS)
+
+
+def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
+    tiny_folders(folder / "data/leaky/train")
+    tiny_folders(folder / "data/leaky/val", each=2)
+    done(prepare, "data/leaky", *PREPARE)
+    pairs = table("plots/duplicates.csv")
+    across = [pair for pair in pairs if pair["split_a"] != pair["split_b"]]
+    assert len(across) == 6 and card()["near_duplicates"]["across_splits"] == 6
+    assert {(pair["id_a"], pair["id_b"]) for pair in across} == {
+        (f"train/{name}/{name} {number}", f"val/{name}/{name} {number}") for name in COLOURS for number in (0, 1)
+    }
+
+    knobs(drop_leaks=True)
+    assert "dropped from train" in done(prepare, "data/leaky", *PREPARE)
+    kept = json.loads(Path("data/prepared/train/ids.json").read_text())
+    assert len(kept) == 18 and not {pair["id_a"] for pair in across} & set(kept)
+    assert len(np.load("data/prepared/train/images-00000.npy")) == 18
+    assert card()["dropped_from_train"] == 6
+
+
+def test_ids_with_commas_quotes_and_paths_stay_whole_in_the_tables(folder):
+    hostile = ['rose, "red"', "../../etc/passwd", "=1+1", "naïve ☘\nnew line"]
+    tiny_records(folder / "data/odd")
+    for split in ("val", "test"):
+        for path in (folder / "data/odd").rglob(f"{split}/*.tfrec"):
+            path.unlink()
+        examples = [
+            encode_example({"image": picture((9, 9, 200), number), "class": 0, "id": f"{name}{split}".encode()})
+            for number, name in enumerate(hostile)
+        ]
+        write_records(folder / f"data/odd/tfrecords-jpeg-40x40/{split}/00-40x40-4.tfrec", examples)
+    done(prepare, "data/odd", *PREPARE)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    assert "leaves out 2 classes that val has no image of" in done(evaluate, *EVALUATE)
+    assert [row["id"] for row in table("data/submission.csv")] == [f"{name}test" for name in hostile]
+    assert [row["id"] for row in table("plots/predictions.csv")] == [f"{name}val" for name in hostile]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".petals",
+        "data",
+        "metrics",
+        "models",
+        "params.yaml",
+        "plots",
+    ]
+
+
+def test_bad_data_leaves_the_former_outputs(folder):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    before = {path: path.read_bytes() for path in Path("data/prepared").rglob("*") if path.is_file()}
+    broken = next((folder / "data/tiny").rglob("train/*.tfrec"))
+    content = bytearray(broken.read_bytes())
+    content[200] ^= 1
+    broken.write_bytes(content)
+    line = refused(prepare, "data/tiny", *PREPARE)
+    assert broken.name in line and "record 0" in line
+    assert before == {path: path.read_bytes() for path in Path("data/prepared").rglob("*") if path.is_file()}
+    assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "names"),
+    [
+        (prepare, ["data/nowhere", *PREPARE], "data/nowhere"),
+        (augment, AUGMENT, "data/prepared/train"),
+        (train, TRAIN, "data/prepared/train"),
+        (evaluate, EVALUATE, "model.json"),
+        (export, EXPORT, "model.json"),
+    ],
+)
+def test_a_missing_input_is_named(folder, stage, arguments, names):
+    assert names in refused(stage, *arguments)
+
+
+def test_a_model_of_other_classes_is_refused(folder):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    meta = Path("data/prepared/val/meta.json")
+    meta.write_text(meta.read_text().replace("tulip", "rose"))
+    assert "classes" in refused(evaluate, *EVALUATE)
+    assert "classes" in refused(export, *EXPORT)
+
+
+def test_an_export_that_disagrees_is_not_written(folder, monkeypatch):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    honest = export.predict
+    monkeypatch.setattr(export, "predict", lambda session, images: honest(session, images)[:, ::-1])
+    assert "not written" in refused(export, *EXPORT)
+    assert not Path("models/model.onnx").exists() and not Path("metrics/export.json").exists()

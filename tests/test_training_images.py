@@ -1,0 +1,97 @@
+"""The images of an epoch: which, in what order, in which version."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from petals.errors import PetalsError
+from petals.packed import Shards, create_shards
+from petals.training_images import TrainingImages
+
+COUNT, VIEWS, SIZE = 10, 2, 4
+
+
+@pytest.fixture
+def make(tmp_path: Path, make_split: Callable[..., Path]) -> Callable[..., TrainingImages]:
+    """Image n is plain n, its view v plain 100 · v + n, with v from 1."""
+
+    def plain(levels: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(levels[:, None, None, None], (len(levels), SIZE, SIZE, 3)).astype(np.uint8)
+
+    prepared = make_split(tmp_path / "train", plain(np.arange(COUNT)), [n % 3 for n in range(COUNT)])
+
+    def make(seed: int = 1, views: int = VIEWS) -> TrainingImages:
+        augmented = tmp_path / f"augmented-{views}"
+        if not augmented.exists():
+            augmented.mkdir()
+            create_shards(augmented, views * COUNT, SIZE, shard_bytes=7 * SIZE * SIZE * 3)
+            for view in range(views):
+                Shards(augmented, "r+").write(view * COUNT, plain(100 * (view + 1) + np.arange(COUNT)))
+            (augmented / "meta.json").write_text(json.dumps({"views": views, "policy": {"hue": 0.01}}))
+        return TrainingImages(prepared, augmented, seed)
+
+    return make
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(3, [3, 3, 3]), (5, [5, 5]), (10, [10]), (64, [10]), (1, [1] * 10)])
+def test_an_epoch_is_whole_batches_of_different_images(make, batch_size: int, sizes: list[int]):
+    order = make().order(0, batch_size)
+    assert [len(rows) for rows in order] == sizes
+    rows = np.concatenate(order)
+    assert len(set(rows)) == len(rows) and set(rows) <= set(range(COUNT))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(make):
+    def order(seed: int, epoch: int) -> list[int]:
+        return make(seed).order(epoch, COUNT)[0].tolist()
+
+    assert order(1, 0) == order(1, 0) and order(1, 5) == order(1, 5)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
+
+
+def test_who_is_left_out_changes(make):
+    images = make()
+    left = {frozenset(range(COUNT)) - set(np.concatenate(images.order(epoch, 4)).tolist()) for epoch in range(10)}
+    assert len(left) > 3
+
+
+def test_read_gives_the_version_of_the_epoch(make):
+    images = make()
+    rows = np.array([7, 0, 3, 3, 9])
+    for epoch in range(6):
+        pixels, labels = images.read(rows, epoch)
+        assert pixels.dtype == torch.uint8 and pixels.shape == (5, SIZE, SIZE, 3)
+        assert labels.dtype == torch.int64 and labels.tolist() == [row % 3 for row in rows]
+        assert pixels[:, 0, 0, 0].tolist() == [row + 100 * ((row + epoch) % 3) for row in rows]
+        assert (pixels == pixels[:, :1, :1, :1]).all()
+
+
+def test_each_image_goes_through_all_its_versions(make):
+    images = make()
+    seen = [images.read(np.arange(COUNT), epoch)[0][:, 0, 0, 0] // 100 for epoch in range(VIEWS + 1)]
+    assert torch.equal(torch.stack(seen).sort(0).values, torch.arange(3, dtype=torch.uint8)[:, None].expand(3, COUNT))
+
+
+def test_without_views_every_epoch_has_the_images_themselves(make):
+    images = make(views=0)
+    assert images.versions == 1 and images.policy == {"hue": 0.01}
+    for epoch in range(3):
+        assert images.read(np.arange(COUNT), epoch)[0][:, 0, 0, 0].tolist() == list(range(COUNT))
+
+
+def test_views_that_are_missing_or_of_other_images(make, tmp_path: Path):
+    make()
+    with pytest.raises(PetalsError, match=r"absent: no rendered views .*; run dvc repro augment$"):
+        TrainingImages(tmp_path / "train", tmp_path / "absent", 1)
+    meta = tmp_path / "augmented-2" / "meta.json"
+    meta.write_text(json.dumps({"views": 3, "policy": {}}))
+    with pytest.raises(PetalsError, match=r"its views are not those of .*train; run dvc repro augment$"):
+        make()
+    for text in ("", "[]", "{}", '{"views": 1}', '{"views": "2", "policy": {}}'):
+        meta.write_text(text)
+        with pytest.raises(PetalsError, match="no rendered views"):
+            make()
