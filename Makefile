@@ -21,9 +21,16 @@ test: $(STAMP)  ## run the tests, with line coverage
 fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 	@PYTHONPATH=. python tests/fuzz_tfrecord.py
 
-lint: $(STAMP)  ## check style
+lint: $(STAMP)  ## check style, shell scripts and workflows
 	@ruff check .
 	@ruff format --check .
+	@shellcheck .ci/run .github/scripts/*.sh
+	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	@check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@zizmor --quiet --persona pedantic --offline --strict-collection .github
+	@.github/scripts/actionlint.sh
 
 format: $(STAMP)  ## mend style
 	@ruff check --fix .

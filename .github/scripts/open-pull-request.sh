@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Open a pull request with the result of a training run, which lies in the working tree.
+set -euo pipefail
+git add --all dvc.lock params.yaml metrics plots
+if git diff --cached --quiet; then
+  echo "The result is the one that is committed already; there is nothing to propose."
+  exit
+fi
+
+title="Experiment ${OVERRIDES:-without changes} (run $GITHUB_RUN_NUMBER)"
+run="$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID"
+printf -v body '%s\n\n' "Trained by $run; data and model are in the bucket." \
+  "Close and reopen this pull request to start its checks: GitHub starts none for what a workflow opens."
+git -c user.name="github-actions[bot]" -c user.email="41898282+github-actions[bot]@users.noreply.github.com" \
+  commit --quiet --message "$title"
+cml pr create --branch="experiment-$GITHUB_RUN_ID" --title="$title" --body="$body"

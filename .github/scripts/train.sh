@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Run one experiment with the settings in $OVERRIDES, which overrides.py has checked, and push what it made.
+set -euo pipefail
+python -m pip install --quiet -r requirements.txt -c constraints.txt
+git config user.name "github-actions[bot]"
+git config user.email "41898282+github-actions[bot]@users.noreply.github.com"
+
+arguments=()
+read -ra words <<< "$OVERRIDES"
+for word in "${words[@]}"; do
+  arguments+=(--set-param "$word")
+done
+dvc exp run --pull "${arguments[@]}"
+dvc push
+python -m petals.summary

@@ -1,0 +1,112 @@
+"""`python -m petals.remote pull|push`: DVC's pull and push, with access asked first and the result looked at.
+
+DVC alone leaves three gaps. Without access it tries again for minutes and ends in tracebacks. `dvc pull` without
+targets fails over an out that is `push: false`. And where a folder's list of files is damaged in the bucket but still
+reads as a list, it is believed, though every file is checked against its hash (`verify` in .dvc/config).
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import requests
+from dvc.exceptions import DvcException
+from dvc.output import Output
+from dvc.repo import Repo
+from gcsfs.retry import HttpError, NonRetryableError
+from google.auth.exceptions import GoogleAuthError
+
+from petals.errors import PetalsError
+
+HELP = "see docs/gcp.md"
+# gcsfs would ask each bucket for its kind over gRPC, in seconds at best; only hierarchical buckets need it.
+ENVIRONMENT = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+ANSWERS = {
+    401: f"not open to you; run gcloud auth application-default login, or {HELP}",
+    403: f"your account may not list it; it needs roles/storage.objectUser on the bucket, {HELP}",
+    404: f"no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET/dvc, {HELP}",
+}
+
+
+def check_access(root: str | Path = ".") -> None:
+    """Ask the default remote for one name: once, and with the credentials that DVC would use.
+
+    Raises PetalsError if the answer is no, or none. A remote that is not on Google Cloud Storage is not asked.
+    """
+    try:
+        with Repo(root) as repo:
+            odb = repo.cloud.get_remote_odb()
+    except DvcException as error:
+        raise PetalsError(f"the remote cannot be used: {' '.join(str(error).split())}") from None
+    if odb.fs.protocol != "gs":
+        return
+    bucket, _, prefix = odb.path.partition("/")
+    if bucket.endswith(".example"):  # a name that nobody can register
+        raise PetalsError(
+            f"gs://{bucket} only stands for a bucket of your own; point the remote at it with "
+            f"dvc remote modify gcs url gs://BUCKET/dvc, {HELP}"
+        )
+    try:
+        headers: dict[str, str] = {}
+        gcs = odb.fs.fs
+        gcs.credentials.apply(headers)
+        where = f"{gcs.base}b/{bucket}/o"
+        answer = requests.get(where, {"prefix": prefix, "maxResults": 1}, headers=headers, timeout=10)
+    except requests.RequestException:
+        raise PetalsError(f"gs://{bucket}: no answer from {gcs.base}; are you connected? {HELP}") from None
+    except (GoogleAuthError, HttpError, NonRetryableError, OSError, ValueError) as error:
+        raise PetalsError(f"gs://{bucket}: these credentials fail ({' '.join(str(error).split())}), {HELP}") from None
+    if not answer.ok:
+        raise PetalsError(f"gs://{bucket}: {ANSWERS.get(answer.status_code, f'HTTP {answer.status_code}, {HELP}')}")
+
+
+def pushed(repo: Repo) -> list[Output]:
+    """The outs of the pipeline and of .dvc files that belong in the remote."""
+    return [out for out in repo.index.outs if out.use_cache and out.can_push and out.hash_info]
+
+
+def pull(root: str | Path = ".") -> list[str]:
+    """Bring all that belongs in the remote; the paths, each of them whole and as dvc.lock or its .dvc file says.
+
+    Raises PetalsError if the remote does not give it.
+    """
+    check_access(root)
+    with Repo(root) as repo:
+        paths = [str(out) for out in pushed(repo)]
+    if paths:
+        run("pull", paths, root)
+    with Repo(root) as repo:
+        wrong = [str(out) for out in pushed(repo) if not out.exists or out.changed_checksum()]
+    if wrong:
+        raise PetalsError(
+            f"{wrong[0]}: damaged in the remote, do not use it; have it pushed again by someone who has it, {HELP}"
+        )
+    return paths
+
+
+def push(root: str | Path = ".") -> None:
+    """Send what the remote lacks. Raises PetalsError if it does not take it."""
+    check_access(root)
+    run("push", [], root)
+
+
+def run(command: str, targets: Sequence[str], root: str | Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", command, *targets], cwd=root, env=ENVIRONMENT | os.environ)
+    if done.returncode:
+        raise PetalsError(f"dvc {command} failed, as said above; try again, or {HELP}")
+
+
+@click.command(help=__doc__)
+@click.argument("command", type=click.Choice(["pull", "push"]))
+def main(command: str) -> None:
+    try:
+        pull() if command == "pull" else push()
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.remote")

@@ -1,0 +1,91 @@
+"""What happens to each batch of training: flips, erasing, mixing, and labels that say what was done."""
+
+import torch
+from torch import nn
+
+from petals.augmentation import BatchAugmentation, view_policy
+
+KNOBS = dict(crop_min=0.5, rotation=20, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01, blur=0.5)
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
+
+
+def plain_images() -> torch.Tensor:
+    """Image n is n / 8 all over, so that every pixel says where it came from."""
+    return (torch.arange(8) / 8).view(8, 1, 1, 1).expand(8, 3, 20, 20).clone()
+
+
+def augmented(seed: int, images: torch.Tensor, **shares: float) -> tuple[torch.Tensor, torch.Tensor]:
+    augment = BatchAugmentation(5, **{**dict(flip=0, erasing=0, mixup=0, cutmix=0), **shares})
+    torch.manual_seed(seed)
+    return augment(images, LABELS)
+
+
+def test_with_all_shares_zero_nothing_happens():
+    images, targets = augmented(1, plain_images())
+    assert torch.equal(images, plain_images())
+    assert torch.equal(targets, nn.functional.one_hot(LABELS, 5).float()) and targets.dtype == torch.float32
+
+
+def test_flips_are_left_to_right_by_image():
+    before = torch.rand(8, 3, 20, 20)
+    flipped, kept = 0, 0
+    for seed in range(5):
+        for image, original in zip(augmented(seed, before, flip=0.5)[0], before, strict=True):
+            flipped += torch.equal(image, original.flip(-1))
+            kept += torch.equal(image, original)
+    assert flipped + kept == 40 and flipped > 8 < kept
+    assert torch.equal(augmented(1, before, flip=1)[0], before.flip(-1))
+
+
+def test_erasing_blanks_a_rectangle():
+    images, targets = augmented(1, torch.ones(8, 3, 20, 20), erasing=1)
+    for image in images:
+        rows, columns = torch.nonzero(image[0] == 0, as_tuple=True)
+        area = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+        assert area == len(rows) and 0.01 < len(rows) / 400 < 0.25
+    assert torch.equal(targets.argmax(1), LABELS)
+
+
+def test_mixup_mixes_the_labels_as_it_mixes_the_pixels():
+    """Of image n column n is white, all else black: a mixed image says who is in it, and how much."""
+    before = torch.zeros(8, 3, 20, 20)
+    before[torch.arange(8), :, :, torch.arange(8)] = 1
+    for seed in range(10):
+        images, targets = augmented(seed, before, mixup=1)
+        share = images[:, 0, 0, :8]  # image × image: how much of each
+        assert torch.allclose(share.sum(1), torch.ones(8))
+        assert torch.allclose(targets, share @ nn.functional.one_hot(LABELS, 5).float(), atol=1e-6)
+        assert torch.allclose(targets.sum(1), torch.ones(8))
+    assert (share.diagonal() < 1).any()
+
+
+def test_cutmix_weighs_the_labels_by_area():
+    mixed = 0
+    for seed in range(10):
+        images, targets = augmented(seed, plain_images(), cutmix=1)
+        share = torch.stack([(images[:, 0] == n / 8).float().mean((1, 2)) for n in range(8)], 1)
+        assert torch.allclose(share.sum(1), torch.ones(8))  # every pixel is of one of the images
+        assert ((share > 0).sum(1) <= 2).all()
+        assert torch.allclose(targets, share @ nn.functional.one_hot(LABELS, 5).float(), atol=1e-6)
+        mixed += int((share.diagonal() < 1).sum())
+    assert mixed > 20
+
+
+def test_a_batch_is_mixed_as_often_as_its_share_says_and_the_seed_decides():
+    kinds = []
+    for seed in range(200):
+        images, targets = augmented(seed, plain_images(), mixup=0.25, cutmix=0.25)
+        again, _ = augmented(seed, plain_images(), mixup=0.25, cutmix=0.25)
+        assert torch.equal(images, again)
+        whole = torch.equal(images, plain_images())
+        kinds.append("none" if whole else "mixup" if (images.flatten(1).std(1) < 1e-6).all() else "cutmix")
+        assert torch.allclose(targets.sum(1), torch.ones(8))
+    assert 75 < kinds.count("none") < 125
+    assert 30 < kinds.count("mixup") < 70 and 30 < kinds.count("cutmix") < 70
+
+
+def test_a_policy_that_is_not_rendered_is_applied_to_each_batch():
+    augment = BatchAugmentation(5, 0, 0, 0, 0, policy=view_policy(KNOBS, 20))
+    torch.manual_seed(1)
+    images, _ = augment(plain_images(), LABELS)
+    assert images.shape == (8, 3, 20, 20) and not torch.equal(images, plain_images())

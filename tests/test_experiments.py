@@ -1,0 +1,79 @@
+"""Experiments as a team runs them, with DVC itself in a copy of this repository on a tiny data set."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from project import copy_project, run, tiny_records
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The project after one run, with its data in DVC: nothing that git and DVC do not carry."""
+    folder = copy_project(tmp_path_factory.mktemp("experiments") / "petals", epochs=1)
+    tiny_records(folder / "data" / "tiny")
+    run("dvc add -q data/tiny && dvc repro -q && git add -A && git commit -qm run", folder)
+    return folder
+
+
+def shown(project: Path) -> list[dict[str, str]]:
+    """The rows of `dvc exp show --only-changed`."""
+    output = run("dvc exp show --only-changed --csv 2>/dev/null", project).stdout
+    return list(csv.DictReader(io.StringIO(output)))
+
+
+def head_is_clean(project: Path) -> bool:
+    return run("git status --porcelain", project).stdout == ""
+
+
+def test_several_knobs_in_a_temporary_folder(project):
+    knobs = "-S lr=1e-5 -S weight_decay=0 -S model=mobilevit_xxs -S image_size=64 -S pretrained=false"
+    run(f"dvc exp run --temp -n several {knobs}", project)
+    assert head_is_clean(project)
+    (row,) = [row for row in shown(project) if row["Experiment"] == "several"]
+    assert float(row["lr"]) == 1e-5 and row["model"] == "mobilevit_xxs"
+
+
+def test_a_sweep_in_the_queue_with_two_workers(project):
+    run("dvc exp run --queue -S 'lr=choice(2e-3,2e-4)'", project)
+    run("dvc exp run --run-all --jobs 2", project)
+    rates = {row["lr"] for row in shown(project)}
+    assert {"0.002", "0.0002"} <= rates and head_is_clean(project)
+
+
+def test_the_table_of_experiments_has_columns_for_scores_and_none_for_noise(project):
+    columns = {name.split(":")[-1] for name in shown(project)[0]}
+    assert {"macro_f1", "nll", "ece", "lr"} <= columns
+    assert not {name for name in columns if name.startswith(("f1", "step", "petals/", "stages/"))}
+    assert len(columns) < 30
+
+
+def test_diff_apply_and_branch(project):
+    changed = json.loads(run("dvc exp diff --json HEAD several", project).stdout)
+    assert changed["params"]["params.yaml"]["lr"]["new"] == 1e-5
+    assert "macro_f1" in changed["metrics"]["metrics/evaluate.json"]
+    run("dvc exp branch several try-several", project)
+    assert "mobilevit_xxs" in run("git show try-several:params.yaml", project).stdout
+    run("dvc exp apply several", project)
+    assert yaml.safe_load((project / "params.yaml").read_text())["model"] == "mobilevit_xxs"
+    assert json.loads((project / "models/model.json").read_text())["architecture"] == "mobilevit_xxs"
+    run("git checkout -q . && dvc checkout -q", project)
+
+
+def test_comparisons_need_no_data(project, tmp_path):
+    run("dvc exp branch several compared 2>/dev/null; true", project)
+    run(
+        f"git clone -q --branch main {project} {tmp_path}/clone && cd {tmp_path}/clone && git fetch -q origin compared",
+        tmp_path,
+    )
+    clone = tmp_path / "clone"
+    for command in ("metrics", "params"):
+        changed = json.loads(run(f"dvc {command} diff --json HEAD FETCH_HEAD", clone).stdout)
+        assert "params.yaml" in changed if command == "params" else "metrics/evaluate.json" in changed
+    assert "file://" in run("dvc plots diff HEAD FETCH_HEAD", clone).stdout
+    assert not (clone / "data" / "prepared").exists()

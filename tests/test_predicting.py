@@ -1,0 +1,45 @@
+"""Class probabilities of packed images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from petals.predicting import probabilities
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
+CPU = torch.device("cpu")
+
+
+class Means(nn.Module):
+    """The logits are the mean levels of the channels, in 0…1; in training mode they would be dropped."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), 3) if self.training else images.mean((2, 3))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 64])
+def test_the_softmax_of_the_logits_in_order(size: int):
+    found = probabilities(Means(), (IMAGES[at : at + size] for at in range(0, 7, size)), CPU, 3)
+    logits = np.exp(IMAGES.mean((1, 2)) / 255)
+    assert found.dtype == np.float32
+    assert np.allclose(found, logits / logits.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_no_images_have_no_rows():
+    assert probabilities(Means(), [], CPU, 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_the_mode_it_was(training: bool):
+    model = Means().train(training)
+    probabilities(model, [IMAGES], CPU, 3)
+    assert model.training == training
+
+
+def test_progress_sees_each_batch():
+    seen = []
+    probabilities(
+        Means(), [IMAGES[:4], IMAGES[4:]], CPU, 3, lambda batches: (seen.append(len(b)) or b for b in batches)
+    )
+    assert seen == [4, 3]

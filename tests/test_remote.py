@@ -1,0 +1,359 @@
+"""Push and pull through the real server of Google Cloud Storage's interface, on this machine."""
+
+import hashlib
+import http.server
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from click.testing import CliRunner
+from proxy import Proxy  # the module beside this one
+
+from petals import bucket, remote
+from petals.errors import PetalsError
+from petals.packed import SHARD_BYTES, create_shards, write_labels
+
+REPOSITORY = Path(__file__).parents[1]
+PIPELINE = """stages:
+  prepare:
+    cmd: "true"
+    outs: [data/prepared]
+  augment:
+    cmd: "true"
+    deps: [data/prepared]
+    outs: [{data/augmented: {push: false}}]
+  train:
+    cmd: "true"
+    deps: [data/prepared, data/augmented]
+    outs: [model.bin]
+"""
+# gcsfs tries six times and waits between, half a minute in all; here only the waiting is left out.
+AT_ONCE = """
+import asyncio, sys, types
+import gcsfs.retry
+async def at_once(seconds): pass
+gcsfs.retry.asyncio = types.SimpleNamespace(sleep=at_once)
+from dvc.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Storage:
+    """The server on a port of its own, behind a proxy; its files survive it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.proxy = Proxy(self.port)
+        self.url = f"http://127.0.0.1:{self.proxy.port}"
+        self.start()
+
+    def start(self) -> None:
+        self.process = bucket.launch(self.folder / "files", self.port)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def names(self) -> list[str]:
+        names, page = [], None
+        while page != "":
+            query = {"pageToken": page} if page else {}
+            answer = requests.get(f"http://127.0.0.1:{self.port}/storage/v1/b/petals/o", query, timeout=10).json()
+            names += [item["name"] for item in answer.get("items", [])]
+            page = answer.get("nextPageToken", "")
+        return sorted(names)
+
+    def read(self, name: str) -> bytes:
+        where = f"http://127.0.0.1:{self.port}/download/storage/v1/b/petals/o/{name.replace('/', '%2F')}?alt=media"
+        return requests.get(where, timeout=10).content
+
+    def write(self, name: str, data: bytes) -> None:
+        where = f"http://127.0.0.1:{self.port}/upload/storage/v1/b/petals/o"
+        assert requests.post(where, data=data, params={"uploadType": "media", "name": name}, timeout=10).ok
+
+    def delete(self, name: str) -> None:
+        where = f"http://127.0.0.1:{self.port}/storage/v1/b/petals/o/{name.replace('/', '%2F')}"
+        assert requests.delete(where, timeout=10).ok
+
+
+@dataclass
+class Clone:
+    root: Path
+    environment: dict[str, str]
+
+    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", AT_ONCE, *arguments]
+        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
+
+    def files(self) -> dict[str, bytes]:
+        """What DVC keeps of this clone and pushes."""
+        paths = [*(self.root / "data" / "prepared").rglob("*"), self.root / "model.bin"]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
+
+    def cache(self) -> Path:
+        return self.root / ".dvc" / "cache" / "files" / "md5"
+
+    def in_step(self) -> bool:
+        done = self.dvc("status", "-c")
+        return done.returncode == 0 and "are in sync" in done.stdout
+
+
+@pytest.fixture
+def storage(tmp_path) -> Iterator[Storage]:
+    storage = Storage(tmp_path / "storage")
+    yield storage
+    storage.kill()
+    storage.proxy.close()
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch) -> dict[str, str]:
+    for name in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR", "SITE_CACHE_DIR"):
+        monkeypatch.setenv(f"DVC_{name}", str(tmp_path / name.lower()))
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    for name, value in remote.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return dict(os.environ)
+
+
+@pytest.fixture
+def first(tmp_path, environment, storage) -> Clone:
+    """A clone that has run the pipeline, with 12 files of 100 kB; nothing is pushed yet."""
+    root = tmp_path / "first"
+    for folder, count in (("data/prepared", 12), ("data/augmented", 2)):
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            (root / folder / f"{number}.npy").write_bytes(random.Random(f"{folder}{number}").randbytes(100_000))
+    (root / "model.bin").write_bytes(b"weights")
+    (root / "dvc.yaml").write_text(PIPELINE)
+    (root / ".dvc").mkdir()
+    config = (REPOSITORY / ".dvc" / "config").read_text()  # the settings that the project has, `verify` among them
+    (root / ".dvc" / "config").write_text(config.replace("gs://petals.example/dvc", "gs://petals/dvc"))
+    (root / ".gitignore").write_text("/data/\n/model.bin\n/.dvc/cache\n/.dvc/tmp\n/.dvc/config.local\n")
+    subprocess.run(["git", "init", "-q", "."], cwd=root, env=environment, check=True)
+    clone = Clone(root, environment)
+    point(clone, storage.url)
+    assert clone.dvc("commit", "-q", "--force").returncode == 0
+    subprocess.run(["git", "add", "-A"], cwd=root, env=environment, check=True)
+    subprocess.run(["git", "commit", "-q", "-m", "run"], cwd=root, env=environment, check=True)
+    return clone
+
+
+@pytest.fixture
+def second(tmp_path, first, storage) -> Clone:
+    """A fresh clone of it, with nothing pulled."""
+    root = tmp_path / "second"
+    subprocess.run(["git", "clone", "-q", first.root, root], env=first.environment, check=True)
+    clone = Clone(root, first.environment)
+    point(clone, storage.url)
+    return clone
+
+
+def point(clone: Clone, url: str) -> None:
+    text = f"['remote \"gcs\"']\n    endpointurl = {url}\n    allow_anonymous_login = true\n"
+    (clone.root / ".dvc" / "config.local").write_text(text)
+
+
+def test_a_push_from_one_clone_is_pulled_in_another(first, second, storage, capfd):
+    remote.push(first.root)
+    assert first.in_step()
+    names = [name.removeprefix("dvc/files/md5/").replace("/", "") for name in storage.names()]
+    assert len(names) == 12 + 1 + 1
+    assert {name for name in names if name.endswith(".dir")} == {prepared_list(first)}
+    assert remote.pull(second.root) == ["data/prepared", "model.bin"]
+    assert second.files() == first.files()
+    assert second.in_step()
+    assert not (second.root / "data" / "augmented").exists()
+    assert "ERROR" not in capfd.readouterr().err
+    # What is pushed is enough to go on: only what was never pushed is made again.
+    assert second.dvc("repro", "--pull", "--allow-missing", "--dry").stdout.count("skipping") == 3
+
+
+def prepared_list(clone: Clone) -> str:
+    """The hash of the list of data/prepared."""
+    lock = yaml.safe_load((clone.root / "dvc.lock").read_text())
+    return lock["stages"]["prepare"]["outs"][0]["md5"]
+
+
+def test_the_augmented_views_of_this_repository_are_never_pushed():
+    pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+    (views,) = [out for out in pipeline["stages"]["augment"]["outs"] if "data/augmented" in out]
+    assert views["data/augmented"]["push"] is False
+
+
+def test_the_remote_of_this_repository_checks_what_it_gives():
+    text = (REPOSITORY / ".dvc" / "config").read_text()
+    assert "url = gs://" in text
+    assert "verify = true" in text
+
+
+@pytest.mark.slow
+def test_a_push_whose_server_is_killed_is_completed_by_the_next(first, second, storage):
+    storage.proxy.doom(rb"POST /upload/", 5, storage.kill)
+    assert first.dvc("push", "-j", "1").returncode != 0
+    storage.start()
+    there = storage.names()
+    assert 0 < len(there) < 14
+    for name in there:  # what did arrive is whole, and the list is not there before its files are
+        assert not name.endswith(".dir")
+        assert hashlib.md5(storage.read(name)).hexdigest() == name.removeprefix("dvc/files/md5/").replace("/", "")
+    assert not first.in_step()
+    assert first.dvc("push").returncode == 0
+    assert first.in_step()
+    assert second.dvc("pull", "data/prepared", "model.bin").returncode == 0
+    assert second.files() == first.files()
+
+
+@pytest.mark.slow
+def test_a_pull_whose_server_is_killed_is_completed_by_the_next(first, second, storage):
+    assert first.dvc("push").returncode == 0
+    storage.proxy.doom(rb"GET /download/.*(?<!\.dir)\?alt=media", 5, storage.kill)
+    assert second.dvc("pull", "-j", "1", "data/prepared", "model.bin").returncode != 0
+    assert second.files() == {}
+    for path in second.cache().rglob("*"):
+        if path.is_file() and len(path.name) == 30:
+            assert hashlib.md5(path.read_bytes()).hexdigest() == path.parent.name + path.name
+    storage.start()
+    assert second.dvc("pull", "data/prepared", "model.bin").returncode == 0
+    assert second.files() == first.files()
+
+
+@pytest.mark.slow
+def test_a_damaged_or_missing_object_is_an_error_and_never_wrong_data(first, second, storage, capfd):
+    assert first.dvc("push").returncode == 0
+    right = first.files()
+    listing = next(name for name in storage.names() if name.endswith(".dir"))
+    file = next(name for name in storage.names() if not name.endswith(".dir") and len(storage.read(name)) > 1000)
+    whole = {name: storage.read(name) for name in (file, listing)}
+    damages = {
+        "a bit flipped": lambda: storage.write(file, bytes([whole[file][0] ^ 1]) + whole[file][1:]),
+        "a file cut": lambda: storage.write(file, whole[file][:5000]),
+        "a file missing": lambda: storage.delete(file),
+        "a list cut": lambda: storage.write(listing, whole[listing][:50]),
+        "a list with other names": lambda: storage.write(listing, whole[listing].replace(b'"3.npy"', b'"4.npx"')),
+        "a list missing": lambda: storage.delete(listing),
+    }
+    for damage, inflict in damages.items():
+        inflict()
+        with pytest.raises(PetalsError, match=r"docs/gcp\.md"):
+            remote.pull(second.root)
+        if damage != "a list with other names":  # DVC believes it; `remote.pull` then says not to use it
+            assert second.files().keys() <= {"model.bin"}, damage
+            assert second.dvc("pull", "data/prepared").returncode != 0, damage
+        for name, data in whole.items():
+            storage.write(name, data)
+        forget(second)
+    assert "Traceback" not in capfd.readouterr().err
+    assert remote.pull(second.root)
+    assert second.files() == right
+
+
+def forget(clone: Clone) -> None:
+    for folder in ("data", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(clone.root / folder, ignore_errors=True)
+    (clone.root / "model.bin").unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_a_full_data_set_is_tens_of_objects(first, storage):
+    """The competition's 23,847 images at 192 px, in files that are as many, with images of 4 px in them."""
+    size, small = 192, 4
+    shutil.rmtree(first.root / "data" / "prepared")
+    for split, count in {"train": 12_753, "val": 3_712, "test": 7_382}.items():
+        folder = first.root / "data" / "prepared" / split
+        folder.mkdir(parents=True)
+        rows = SHARD_BYTES // (size * size * 3)
+        create_shards(folder, count, small, rows * small * small * 3)
+        ids = [f"{split}{number}" for number in range(count)]
+        write_labels(folder, [0] * count, ids, classes=["rose"], image_size=small)
+        for number, path in enumerate(folder.glob("images-*.npy")):
+            with path.open("r+b") as file:  # no two alike, as photographs are
+                file.seek(-8, os.SEEK_END)
+                file.write(f"{split[:3]}{number:05d}".encode())
+    assert first.dvc("commit", "-q", "--force").returncode == 0
+    assert first.dvc("push").returncode == 0
+    assert 40 < len(storage.names()) < 70
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(json.dumps({"error": {"code": self.status, "message": "no"}}).encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "gs://petals: not open to you; run gcloud auth application-default login, or see docs/gcp.md"),
+        (403, "gs://petals: your account may not list it; it needs roles/storage.objectUser on the bucket, see"),
+        (404, "gs://petals: no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET"),
+        (503, "gs://petals: HTTP 503, see docs/gcp.md"),
+    ],
+)
+def test_no_access_is_one_line_before_dvc_is_asked(first, monkeypatch, status, message):
+    monkeypatch.setattr(remote, "run", lambda *arguments: pytest.fail("DVC was asked"))
+    monkeypatch.chdir(first.root)
+    with http.server.HTTPServer(("127.0.0.1", 0), type("Fixed", (Answer,), {"status": status})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        point(first, f"http://127.0.0.1:{server.server_port}")
+        result = CliRunner().invoke(remote.main, ["pull"])
+        server.shutdown()
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {message}")
+    assert result.output.count("\n") == 1
+
+
+def test_no_answer_and_no_bucket_of_ones_own_are_one_line(first, storage, monkeypatch):
+    storage.kill()
+    storage.proxy.close()
+    monkeypatch.chdir(first.root)
+    result = CliRunner().invoke(remote.main, ["push"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "gs://petals: no answer from http://127.0.0.1:" in result.output
+    (first.root / ".dvc" / "config.local").unlink()
+    (first.root / ".dvc" / "config").write_text((REPOSITORY / ".dvc" / "config").read_text())
+    result = CliRunner().invoke(remote.main, ["pull"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "point the remote at it with dvc remote modify gcs url gs://BUCKET/dvc, see docs/gcp.md" in result.output
+
+
+def test_a_remote_that_is_no_bucket_is_left_to_dvc(first, second, tmp_path):
+    for clone in (first, second):
+        (clone.root / ".dvc" / "config").write_text(
+            f"[core]\nremote = here\n['remote \"here\"']\nurl = {tmp_path}/here\n"
+        )
+        (clone.root / ".dvc" / "config.local").unlink()
+    remote.push(first.root)
+    remote.pull(second.root)
+    assert second.files() == first.files()
+
+
+def test_a_clone_without_a_remote_is_one_line(first, monkeypatch):
+    (first.root / ".dvc" / "config").write_text("")
+    (first.root / ".dvc" / "config.local").unlink()
+    with pytest.raises(PetalsError, match=r"the remote cannot be used: .*no remote specified"):
+        remote.check_access(first.root)

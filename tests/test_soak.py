@@ -1,0 +1,80 @@
+"""A small soak: kills in three stages, and every byte is that of the uninterrupted run; and what recovery mends."""
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from project import SMALL, run, tiny_records
+
+from benchmarks.soak import MOMENTS, STAGES, Kill, draw, make_workspace, run_reference, trial
+from petals.recovery import CONFLICT, RWLOCK, main, recover
+
+KILLS = (
+    Kill("prepare", "working", 0.6, "stage"),
+    Kill("augment", "committing", 0.4, "all"),
+    Kill("train", "working", 0.5, "dvc"),
+    Kill("train", "saving", 0.0, "all"),
+)
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_is_killed_ends_in_the_same_bytes(tmp_path):
+    tiny_records(tmp_path / "tiny")
+    knobs = SMALL | {"data": tmp_path / "tiny", "pretrained": "false", "device": "cpu", "epochs": 3}
+    root = make_workspace(tmp_path / "reference", {knob: str(value) for knob, value in knobs.items()})
+    reference = run_reference(root, STAGES[:3])
+    told = {kill: trial(kill, reference, tmp_path / "trial") for kill in KILLS}
+    assert all(same for same, _ in told.values()), told
+
+
+def test_kills_spread_over_stages_moments_and_time():
+    kills = draw(30, seed=1)
+    assert kills == draw(30, seed=1) != draw(30, seed=2)
+    for stage in STAGES:
+        shares = sorted(kill.share for kill in kills if kill.stage == stage)
+        assert [int(share * 6) for share in shares] == list(range(6))
+        assert {kill.moment for kill in kills if kill.stage == stage} >= {"working", "committing"}
+    assert {kill.moment for kill in kills if kill.stage == "train"} == set(MOMENTS)
+    assert {kill.victim for kill in kills} == {"all", "dvc", "stage"}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A project of one stage, run."""
+    root = tmp_path_factory.mktemp("ran")
+    (root / "in.txt").write_text("rose")
+    (root / "dvc.yaml").write_text(
+        "stages:\n  a:\n    cmd: cp in.txt out.txt\n    deps: [in.txt]\n    outs: [out.txt]\n"
+    )
+    run("git init -q && dvc init -q && dvc repro", root)
+    return root
+
+
+@pytest.fixture
+def folder(ran, tmp_path, monkeypatch):
+    shutil.copytree(ran, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("keep", [0, 1, 60])
+def test_files_of_dvc_that_are_cut_short_are_mended_and_nothing_runs_again(folder, keep):
+    lock = (folder / "dvc.lock").read_text()
+    (folder / "dvc.lock").write_text(lock[:keep])
+    (folder / RWLOCK).write_text('{"write": {')
+    assert run("dvc repro", folder, check=False).returncode
+    said = CliRunner().invoke(main).output
+    assert f"{RWLOCK} was cut short; removed" in said
+    output = run("dvc repro", folder).stdout
+    assert "Running stage" not in output
+    assert (folder / "dvc.lock").read_text() == lock
+
+
+def test_whole_files_and_a_merge_conflict_stay(folder):
+    assert recover() == []
+    conflict = f"{CONFLICT} ours\nschema: '2.0'\n=======\nschema: '2.1'\n>>>>>>> theirs\n"
+    (folder / "dvc.lock").write_text(conflict)
+    assert recover() == []
+    assert (folder / "dvc.lock").read_text() == conflict
+    (folder / "dvc.lock").unlink()
+    assert recover() == []

@@ -1,0 +1,62 @@
+"""The scores of the last run in a few lines."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from petals.errors import PetalsError
+from petals.summary import main, summary
+
+METRICS = {
+    "prepare": {"images": {"train": 748, "val": 204, "test": 408}, "classes": 17},
+    "evaluate": {"macro_f1": 0.94321, "accuracy": 0.9444449, "top5_accuracy": 1.0, "ece": 0.021},
+    "export": {"top1_agreement": 0.99951, "bytes": 13_650_000},
+}
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "metrics").mkdir()
+    for name, values in METRICS.items():
+        (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps(values))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_table(finished: Path):
+    lines = summary(finished).splitlines()
+    table = {line[2:22].strip(): line[22:] for line in lines[: lines.index("")]}
+    assert table == {
+        "images": "748 train, 204 val, 408 test",
+        "classes": "17",
+        "macro f1": "0.9432",
+        "accuracy": "0.9444",
+        "top5 accuracy": "1.0000",
+        "calibration error": "0.0210",
+        "ONNX agrees": "99.95%, 13.7 MB",
+    }
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_where_to_look_are_outputs_of_the_pipeline(finished: Path):
+    pipeline = (Path(__file__).parents[1] / "dvc.yaml").read_text(encoding="utf-8")
+    text = summary(finished)
+    paths = [word for word in text.split() if "/" in word]
+    assert len(paths) >= 4 and all(f"- {path}" in pipeline for path in paths)
+
+
+def test_as_a_command(finished: Path):
+    done = CliRunner().invoke(main)
+    assert done.exit_code == 0 and done.output == summary() + "\n"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_without_a_run_it_says_what_to_do(finished: Path, name: str):
+    (finished / "metrics" / f"{name}.json").unlink()
+    with pytest.raises(PetalsError, match=rf"metrics/{name}.json: not found; run dvc repro first$"):
+        summary(finished)
+    done = CliRunner().invoke(main)
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: metrics/{name}.json: not found; run dvc repro first\n"

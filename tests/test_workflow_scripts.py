@@ -1,0 +1,292 @@
+"""The scripts of the workflows, with stand-ins on PATH for gh, CML, gcloud, npm, dvc and python."""
+
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / ".github" / "scripts"
+REPORT = "## macro F1 up\n\n| `rose` | 1 |\n\n<details>\n<summary>More</summary>\n\n#0969da --> 1\n\n</details>\n"
+harmless = runpy.run_path(str(SCRIPTS / "fetch_report.py"))["harmless"]
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Put a program on PATH that answers `answer` and appends its arguments to the list in a file."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def make(name: str, answer: dict[str, bytes] | bytes = b"") -> Path:
+        """`answer` is all it says, or what it says where a text is among its arguments."""
+        answers = answer if isinstance(answer, dict) else {"": answer}
+        calls = tmp_path / f"{name}.calls"
+        (folder / name).write_text(
+            f"#!{sys.executable}\nimport json, sys\n"
+            f"open({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+            f"said = [answer for text, answer in {answers!r}.items() if text in ' '.join(sys.argv)]\n"
+            "sys.stdout.buffer.write(said[0]) if said else sys.exit(1)\n"
+        )
+        (folder / name).chmod(0o755)
+        return calls
+
+    return make
+
+
+def calls(path: Path) -> list[list[str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def bash(script: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    command = ["bash", *script.split()]
+    command[1] = str(SCRIPTS / command[1])
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+# Training
+
+
+def test_training_hands_each_setting_over_as_one_argument(stand_in, tmp_path):
+    for name in ("git", "python"):
+        stand_in(name)
+    dvc = stand_in("dvc")
+    assert bash("train.sh", tmp_path, OVERRIDES="lr=1e-4 epochs=3").returncode == 0
+    run = ["exp", "run", "--pull", "--set-param", "lr=1e-4", "--set-param", "epochs=3"]
+    assert calls(dvc) == [run, ["push"]]
+    assert bash("train.sh", tmp_path, OVERRIDES="").returncode == 0
+    assert calls(dvc)[2:] == [["exp", "run", "--pull"], ["push"]]
+
+
+def test_a_result_that_cannot_be_had_is_not_pushed(stand_in, tmp_path):
+    for name in ("git", "python"):
+        stand_in(name)
+    dvc = stand_in("dvc", {"push": b""})  # anything but push fails
+    assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
+    assert calls(dvc) == [["exp", "run", "--pull"]]
+
+
+# The machine
+
+
+def test_the_machine_may_reach_buckets_alone_and_takes_one_job(stand_in):
+    cml = stand_in("cml")
+    account = "training@project.iam.gserviceaccount.com"
+    settings = {"GPU": "nvidia-l4", "IMAGE": "a/b", "MACHINE": "petals-7-1", "MACHINE_TYPE": "g2-standard-8"}
+    assert bash("launch-machine.sh", ZONE="europe-west1-b", TRAINING_ACCOUNT=account, **settings).returncode == 0
+    (call,) = calls(cml)
+    assert {"--single", "--name=petals-7-1", f"--cloud-permission-set={account},scopes=storage-rw"} <= set(call)
+
+
+def test_what_is_left_of_the_machine_is_deleted(stand_in):
+    answers = {
+        "instances list": b"petals-7-1\teurope-west1-d\n",
+        "rules list": b"petals-7-1-ingress\npetals-7-1-egress\n",
+        "delete": b"",
+    }
+    gcloud = stand_in("gcloud", answers)
+    assert bash("stop-machine.sh", MACHINE="petals-7-1").returncode == 0
+    assert [call[1:4] for call in calls(gcloud) if "delete" in call] == [
+        ["instances", "delete", "petals-7-1"],
+        ["firewall-rules", "delete", "petals-7-1-ingress"],
+        ["firewall-rules", "delete", "petals-7-1-egress"],
+    ]
+
+
+def test_a_machine_that_is_gone_already_is_no_error(stand_in):
+    gcloud = stand_in("gcloud", {"list": b""})
+    assert bash("stop-machine.sh", MACHINE="petals-7-1").returncode == 0
+    assert not any("delete" in call for call in calls(gcloud))
+
+
+# Which pull request
+
+
+def pull(number: int, sha: str = "a" * 40, repository: str | None = "fork/petals") -> dict:
+    return {"number": number, "head": {"sha": sha, "repo": repository and {"full_name": repository}}}
+
+
+@pytest.mark.parametrize(
+    ("pulls", "expected"),
+    [
+        ([pull(7)], "number=7\n"),
+        ([pull(7), pull(8, sha="b" * 40), pull(9, repository="other/petals")], "number=7\n"),
+        ([pull(7, sha="b" * 40)], ""),  # it has moved on
+        ([pull(7, repository=None)], ""),  # the fork is gone
+        ([pull(7), pull(8)], ""),  # two at once: which one is a guess
+        ([], ""),
+    ],
+)
+def test_the_pull_request_is_the_one_whose_head_github_ran(stand_in, pulls, expected):
+    gh = stand_in("gh", json.dumps(pulls).encode())
+    branch = "feature/$(id);&x=1"
+    environment = {
+        "GITHUB_REPOSITORY": "team/petals",
+        "HEAD_REPOSITORY": "fork/petals",
+        "HEAD_BRANCH": branch,
+        "HEAD_SHA": "a" * 40,
+    }
+    command = [sys.executable, SCRIPTS / "pull_request.py"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    assert done.stdout == expected
+    (call,) = calls(gh)
+    assert call[:4] == ["api", "--method", "GET", "repos/team/petals/pulls"]
+    assert f"head=fork:{branch}" in call
+
+
+# The report of a pull request, which anybody may have written
+
+
+def zipped(content: bytes, name: str = "report.md") -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def fetch(
+    stand_in, folder: Path, archive: bytes, size: int | None = None, count: int = 1
+) -> subprocess.CompletedProcess:
+    artifact = {"id": 5, "size_in_bytes": len(archive) if size is None else size}
+    answers = {
+        "repos/team/petals/actions/runs/12/artifacts": json.dumps({"artifacts": [artifact] * count}).encode(),
+        "repos/team/petals/actions/artifacts/5/zip": archive,
+    }
+    stand_in("gh", answers)
+    environment = os.environ | {"GITHUB_REPOSITORY": "team/petals", "RUN_ID": "12"}
+    command = [sys.executable, SCRIPTS / "fetch_report.py", folder / "report.md"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_honest_report_arrives_as_it_was_written(stand_in, tmp_path):
+    done = fetch(stand_in, tmp_path, zipped(REPORT.encode()))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "report.md").read_text() == REPORT
+
+
+@pytest.mark.parametrize(
+    ("archive", "arguments", "reason"),
+    [
+        (zipped(b"x"), {"size": 10**9}, "the artifact has more than 250,000 bytes"),
+        (zipped(os.urandom(300_000)), {"size": 5}, "GitHub sent more than 250,000 bytes"),
+        (zipped(b" " * 20_000_000), {}, "the report has more than 250,000 bytes"),  # a bomb of 20 kB
+        (zipped(b"x" * 60_001), {}, "the report has more than 60,000 characters"),
+        (zipped(b"\xff\xfe"), {}, "not UTF-8"),
+        (zipped(b"x", "../report.md"), {}, "should hold report.md and nothing else"),
+        (b"no archive", {}, "cannot be read"),
+        (zipped(b"x" * 5000)[:-40], {}, "cannot be read"),
+        (zipped(b"x"), {"count": 0}, "has 0 artifacts"),
+        (zipped(b"x"), {"count": 2}, "has 2 artifacts"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line(stand_in, tmp_path, archive, arguments, reason):
+    done = fetch(stand_in, tmp_path, archive, **arguments)
+    assert done.returncode == 1
+    assert reason in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        ("@team, look", "@team"),
+        ("&#64;team", "&#64;"),
+        ("fixes #12 and GH-3", "#12"),
+        ("fixes GH-3", "GH-3"),
+        ("![x](/etc/passwd)", "]("),
+        ("[x][y]\n\n[y]: //a.example", "]["),
+        ("[y]: //a.example", "]:"),
+        ("https://a.example", "://"),
+        ("WWW.a.example", "WWW.a"),
+        ("<img src=x>", "<"),
+        ("<details open ontoggle=x>", "<"),
+        ("<!-- hidden", "<"),
+        ("abc\u202edef", "\u202e"),
+        ("a\x1b[31mb", "\x1b"),
+        ("a\rb", "\r"),
+    ],
+)
+def test_nothing_in_a_comment_pings_links_loads_or_hides(text, gone):
+    assert gone in text
+    assert gone not in harmless(text)
+
+
+def test_the_report_of_this_repository_stays_as_it_is():
+    command = [sys.executable, "-m", "petals.report", "HEAD", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert harmless(done.stdout) == done.stdout
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """Two commits on main, and one on a branch that left after the first."""
+    folder = tmp_path / "repository"
+    (folder / "metrics").mkdir(parents=True)
+    (folder / "plots").mkdir()
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    for name in ("dvc.lock", "params.yaml", "metrics/train.json", "plots/old.tsv"):
+        (folder / name).write_text("1\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=first")
+    git(folder, "branch", "idea")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message=second")
+    return folder
+
+
+def test_the_report_is_of_what_the_branch_did_since_it_left(stand_in, repository):
+    python = stand_in("python", b"the report\n")
+    idea, main = git(repository, "rev-parse", "idea"), git(repository, "rev-parse", "main")
+    assert bash("report.sh report.md", repository, BASE=main, HEAD=idea).returncode == 0
+    assert calls(python) == [["-m", "petals.report", idea, idea]]
+    assert (repository / "report.md").read_text() == "the report\n"
+
+
+def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
+    cml = stand_in("cml")
+    (repository / "plots" / "old.tsv").unlink()
+    (repository / "plots" / "new.tsv").write_text("2\n")
+    (repository / "gha-creds-1.json").write_text("{}")
+    environment = {"GITHUB_RUN_ID": "12", "GITHUB_RUN_NUMBER": "3", "GITHUB_SERVER_URL": "https://github.com"}
+    environment |= {"GITHUB_REPOSITORY": "team/petals", "OVERRIDES": "lr=1e-4 epochs=3"}
+    assert bash("open-pull-request.sh", repository, **environment).returncode == 0
+    (call,) = calls(cml)
+    title = "Experiment lr=1e-4 epochs=3 (run 3)"
+    assert {"--branch=experiment-12", f"--title={title}"} <= set(call)
+    assert git(repository, "log", "-1", "--format=%s") == title
+    changed = git(repository, "show", "--name-status", "--no-renames", "--format=")
+    assert changed.splitlines() == ["A\tplots/new.tsv", "D\tplots/old.tsv"]
+    assert bash("open-pull-request.sh", repository, **environment).stdout.startswith("The result is the one")
+    assert len(calls(cml)) == 1
+
+
+def test_cml_is_installed_in_one_version_and_runs_no_install_script(stand_in):
+    npm = stand_in("npm")
+    assert bash("install-cml.sh").returncode == 0
+    (call,) = calls(npm)
+    assert re.fullmatch(r"@dvcorg/cml@\d+\.\d+\.\d+", call[-1])
+    assert "--ignore-scripts" in call
+
+
+def test_actionlint_is_left_out_aloud_where_it_cannot_be_had(tmp_path):
+    (tmp_path / "bash").symlink_to("/bin/bash")
+    (tmp_path / "curl").write_text("#!/bin/bash\nexit 6\n")
+    (tmp_path / "curl").chmod(0o755)
+    done = bash("actionlint.sh", PATH=str(tmp_path))
+    assert done.returncode == 0
+    assert "left out" in done.stderr
+    (tmp_path / "actionlint").write_text("#!/bin/bash\nexit 3\n")
+    (tmp_path / "actionlint").chmod(0o755)
+    assert bash("actionlint.sh", PATH=str(tmp_path)).returncode == 3

@@ -1,0 +1,81 @@
+"""The settings that somebody types in for a training run: what is let through, and what is not."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from petals.errors import PetalsError
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / ".github" / "scripts" / "overrides.py"
+checked = runpy.run_path(str(SCRIPT))["checked"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("lr=1e-4", "lr=1e-4"),
+        ("  model=tiny_vit_5m\n epochs=30\t", "model=tiny_vit_5m epochs=30"),
+        ("data=data/petals image_size=224", "data=data/petals image_size=224"),
+        ("pretrained=false device=cuda:0", "pretrained=false device=cuda:0"),
+        ("mixup=0.6 cutmix=0.4", "mixup=0.6 cutmix=0.4"),
+    ],
+)
+def test_good_settings_come_out_on_one_line(text, expected):
+    assert checked(text, ROOT / "params.yaml") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("lr=1e-3; rm -rf /", "not a setting; write"),
+        ("lr=$(id)", "not a setting; write"),
+        ("lr=`id`", "not a setting; write"),
+        ("lr=${oc.env:HOME}", "not a setting; write"),
+        ("lr=choice(1,2)", "not a setting; write"),
+        ("lr=1,2", "not a setting; write"),
+        ("lr=1e-3&&id", "not a setting; write"),
+        ("lr='1e-3'", "not a setting; write"),
+        ("+lr=1e-3", "not a setting; write"),
+        ("~lr", "not a setting; write"),
+        ("--queue", "not a setting; write"),
+        ("lr=1e-3 | tee x", "not a setting; write"),
+        ("epochs=３", "not a setting; write"),
+        ("epochs=3\nname=oops", "name is not a setting"),
+        ("epochs=3\r\x00lr=1", "not a setting; write"),
+        ("learning_rate=1", "learning_rate is not a setting"),
+        ("lr=1e-3 lr=1e-4", "lr is set twice"),
+        ("lr=11", "lr: should be less than or equal to 10"),
+        ("lr=.nan", "lr: should be a finite number"),
+        ("lr=fast", "lr: should be a valid number"),
+        ("epochs=1.5", "epochs: should be a valid integer"),
+        ("pretrained=yes", "pretrained: should be a valid boolean"),
+        ("mixup=0.6 cutmix=0.6", "cutmix: mixup and cutmix"),
+        ("seed=" + "9" * 101, "not a setting; write"),
+        ("data=/etc", "data: should be a folder in data/"),
+        ("data=data/../../etc", "data: should be a folder in data/"),
+        ("data=null", "data: should be a valid string"),
+        ("model=a:", "model: should be a valid string"),
+        ("model=...", "'...' is not a value"),
+    ],
+)
+def test_bad_settings_are_one_line(text, reason):
+    with pytest.raises(PetalsError, match=re.escape(reason)) as error:
+        checked(text, ROOT / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "code"), [("lr=1e-4\nepochs=3", 0), ("lr=$(touch pwned)", 1)])
+def test_the_settings_command_writes_one_output_or_nothing(text, code):
+    environment = os.environ | {"OVERRIDES": text, "PYTHONPATH": "."}
+    command = [sys.executable, SCRIPT]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout == ("overrides=lr=1e-4 epochs=3\n" if code == 0 else "")
+    assert done.stderr.count("\n") == (0 if code == 0 else 1)

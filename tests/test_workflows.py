@@ -1,0 +1,81 @@
+"""What every workflow must hold to, and what else GitHub and pre-commit read."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / ".github" / "scripts"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def workflow(request) -> dict:
+    return yaml.load(request.param.read_text(), Loader=yaml.BaseLoader)
+
+
+def test_nothing_is_granted_but_by_a_job_and_every_job_ends(workflow):
+    assert workflow["permissions"] == {}
+    assert "concurrency" in workflow
+    for job in workflow["jobs"].values():
+        assert "permissions" in job
+        assert int(job["timeout-minutes"])
+        assert job["runs-on"] == "ubuntu-24.04" or job["runs-on"][0] == "self-hosted"
+
+
+def test_what_runs_the_code_of_a_pull_request_may_read_and_no_more(workflow):
+    assert "pull_request_target" not in workflow["on"]
+    if "pull_request" in workflow["on"]:
+        assert "secrets." not in json.dumps(workflow)
+        assert all(job["permissions"] == {"contents": "read"} for job in workflow["jobs"].values())
+
+
+def test_training_alone_signs_in_to_google_cloud_and_has_a_secret():
+    for word in ("id-token", "secrets."):
+        assert [path.stem for path in WORKFLOWS if word in path.read_text()] == ["train"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_to_a_commit_with_the_version_behind(path):
+    for line in re.findall(r"uses: .*", path.read_text()):
+        assert re.fullmatch(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
+
+
+def test_steps_run_few_lines_with_no_expression_in_them(workflow):
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert steps
+    for step in steps:
+        assert "${{" not in step.get("run", "")
+        assert len(step.get("run", "").splitlines()) <= 3
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] == "false"
+
+
+def test_the_workflow_that_comments_checks_out_the_default_branch_alone():
+    comment = yaml.load((ROOT / ".github/workflows/comment.yml").read_text(), Loader=yaml.BaseLoader)
+    (job,) = comment["jobs"].values()
+    checkouts = [step for step in job["steps"] if "checkout" in step.get("uses", "")]
+    assert [step["with"] for step in checkouts] == [{"persist-credentials": "false"}]
+    assert not any("download-artifact" in step.get("uses", "") for step in job["steps"])
+    (post,) = [step["run"] for step in job["steps"] if "cml " in step.get("run", "")]
+    assert "--publish=false" in post
+    assert comment["on"]["workflow_run"]["workflows"] == ["Report"]
+
+
+def test_scripts_that_workflows_name_are_there_and_can_be_run():
+    named = {name for path in WORKFLOWS for name in re.findall(r"\.github/scripts/([\w.-]+)", path.read_text())}
+    assert named <= {path.name for path in SCRIPTS.iterdir()}
+    assert all(os.access(path, os.X_OK) for path in SCRIPTS.glob("*.sh"))
+
+
+def test_hooks_are_pinned_to_the_versions_that_are_installed():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    pins = {hook["repo"].rsplit("/", 1)[1]: hook["rev"] for hook in hooks}
+    requirements = (ROOT / "requirements.txt").read_text()
+    assert f"ruff=={pins['ruff-pre-commit'].removeprefix('v')} " in requirements
+    assert f"dvc[gs]=={pins['dvc']} " in requirements
+    assert {hook["id"] for hook in hooks[-1]["hooks"]} == {"dvc-pre-commit", "dvc-pre-push", "dvc-post-checkout"}
