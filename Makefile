@@ -6,14 +6,36 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop record verify soak test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 repro: $(STAMP)  ## run the pipeline on data/sample, or what params.yaml names, and print the scores
+	@python -m petals.recovery
 	@dvc repro
 	@python -m petals.summary
+
+record: $(STAMP)  ## note in machine.json on which machine dvc.lock was made
+	@python -m petals.machine --record
+
+verify: $(STAMP)  ## run HEAD in a clean clone and compare every output with dvc.lock
+	@python -m petals.verify
+
+soak: $(STAMP)  ## kill the pipeline 30 times and compare every byte with an uninterrupted run
+	@python -m benchmarks.soak
+
+pull: $(STAMP)  ## bring data and models from the remote
+	@python -m petals.remote pull
+
+push: $(STAMP)  ## send data and models to the remote
+	@python -m petals.remote push
+
+bucket: $(STAMP)  ## try pull and push with a bucket on this machine and no account: make bucket PORT=4443
+	@python -m petals.bucket start $(if $(PORT),--port $(PORT))
+
+bucket-stop: $(STAMP)  ## end it, and point at the real remote again
+	@python -m petals.bucket stop
 
 test: $(STAMP)  ## run the tests, with line coverage
 	@python -m pytest -n auto --dist loadfile --cov --cov-report=term

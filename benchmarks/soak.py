@@ -32,7 +32,7 @@ POLL = 0.002  # seconds
 class Kill:
     """Strike `victim` after `share` of the time that `stage` works, or that DVC then takes to commit its outputs.
 
-    At the moment "saving" it waits further, for the next checkpoint that is being written.
+    At the moment "saving" it waits further, until a checkpoint is being written beside the former one.
     """
 
     stage: str
@@ -161,7 +161,7 @@ def strike(kill: Kill, reference: Reference, root: Path, environment: dict[str, 
         else:
             wait_while(lambda: alive(running), process, kill.share * reference.working[kill.stage])
         if kill.moment == "saving":
-            wait_while(lambda: alive(running) and not any((root / STATE).glob(".train-*.partial")), process)
+            wait_while(lambda: alive(running) and len(list((root / STATE).glob("*train-*"))) < 2, process)
         if process.poll() is not None:
             return False
         if kill.victim == "stage" and alive(running):

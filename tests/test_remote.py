@@ -37,6 +37,8 @@ PIPELINE = """stages:
     cmd: "true"
     deps: [data/prepared, data/augmented]
     outs: [model.bin]
+artifacts:
+  flowers: {path: model.bin, type: model}
 """
 # gcsfs tries six times and waits between, half a minute in all; here only the waiting is left out.
 AT_ONCE = """
@@ -266,6 +268,33 @@ def test_a_damaged_or_missing_object_is_an_error_and_never_wrong_data(first, sec
     assert second.files() == right
 
 
+@pytest.mark.slow
+def test_what_the_bucket_lost_is_sent_again_once_its_list_is_gone(first, second, storage):
+    """The way that docs/gcp.md tells: DVC takes a folder to be whole where its list is."""
+    assert first.dvc("push").returncode == 0
+    names = storage.names()
+    storage.delete(next(name for name in names if len(storage.read(name)) == 100_000))
+    assert "up to date" in first.dvc("push").stdout
+    storage.delete(next(name for name in names if name.endswith(".dir")))
+    assert "2 files pushed" in first.dvc("push").stdout
+    assert storage.names() == names
+    remote.pull(second.root)
+    assert second.files() == first.files()
+
+
+@pytest.mark.slow
+def test_a_registered_and_promoted_model_is_fetched_by_name(first, storage, tmp_path):
+    """The way that the README tells."""
+    assert first.dvc("push").returncode == 0
+    for arguments in (["register", "flowers"], ["assign", "flowers", "--version", "v0.0.1", "--stage", "prod"]):
+        subprocess.run([sys.executable, "-m", "gto.cli", *arguments], cwd=first.root, env=first.environment, check=True)
+    shutil.rmtree(first.cache())
+    for number, choice in enumerate((["--stage", "prod"], ["--rev", "v0.0.1"], [])):
+        got = first.dvc("artifacts", "get", str(first.root), "flowers", *choice, "-o", str(tmp_path / f"got{number}"))
+        assert got.returncode == 0, got.stderr
+        assert (tmp_path / f"got{number}").read_bytes() == b"weights"
+
+
 def forget(clone: Clone) -> None:
     for folder in ("data", ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(clone.root / folder, ignore_errors=True)
@@ -290,7 +319,7 @@ def test_a_full_data_set_is_tens_of_objects(first, storage):
                 file.write(f"{split[:3]}{number:05d}".encode())
     assert first.dvc("commit", "-q", "--force").returncode == 0
     assert first.dvc("push").returncode == 0
-    assert 40 < len(storage.names()) < 70
+    assert len(storage.names()) == 42 + 3 * 3 + 1 + 1  # shards, what stands beside them, the list, the model
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -318,7 +347,7 @@ def test_no_access_is_one_line_before_dvc_is_asked(first, monkeypatch, status, m
     monkeypatch.setattr(remote, "run", lambda *arguments: pytest.fail("DVC was asked"))
     monkeypatch.chdir(first.root)
     with http.server.HTTPServer(("127.0.0.1", 0), type("Fixed", (Answer,), {"status": status})) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         point(first, f"http://127.0.0.1:{server.server_port}")
         result = CliRunner().invoke(remote.main, ["pull"])
         server.shutdown()

@@ -1,0 +1,238 @@
+"""`python -m petals.kaggle download|submit`: the competition's data, and answers to it.
+
+Credentials are found where Kaggle documents them: KAGGLE_API_TOKEN or ~/.kaggle/access_token, else KAGGLE_USERNAME
+with KAGGLE_KEY, or ~/.kaggle/kaggle.json.
+"""
+
+import csv
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import kagglehub
+import requests
+from kagglehub.clients import build_kaggle_client
+from kagglehub.config import get_kaggle_credentials
+from kagglehub.exceptions import CredentialError, DataCorruptionError, UnauthenticatedError
+from kagglesdk.competitions.types.competition_api_service import (
+    ApiCreateSubmissionRequest,
+    ApiListDataFilesRequest,
+    ApiStartSubmissionUploadRequest,
+)
+
+from petals.errors import PetalsError
+from petals.files import remove
+from petals.flowers import CLASS_NAMES
+from petals.listing import shown
+from petals.tfrecord import read_records
+
+COMPETITION = "tpu-getting-started"
+PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
+COUNTS = {"train": 12_753, "val": 3_712, "test": 7_382}
+SAMPLE_SUBMISSION = "sample_submission.csv"
+
+_RECORDS = re.compile(r"tfrecords-jpeg-(\d+)x\1/(train|val|test)/\d+-\1x\1-(\d+)\.tfrec")
+_TOKEN = "make a token at https://www.kaggle.com/settings and set KAGGLE_API_TOKEN to it"
+_REFUSALS = {
+    401: f"Kaggle does not know these credentials; {_TOKEN}",
+    403: f"Kaggle refuses: accept the competition's rules with this account at {PAGE}/rules, then try again",
+    404: f"Kaggle does not find it; is {PAGE} still there?",
+    429: "Kaggle asks for patience; run the same command again later: it goes on where it stopped",
+}
+
+
+def download(
+    out: str | Path,
+    size: int | None = None,
+    say: Callable[[str], object] = lambda line: None,
+    counts: Mapping[str, int] = COUNTS,
+) -> list[int]:
+    """Bring the competition's record files of `size` pixels, or of every size, into `out`; the sizes.
+
+    Files wait beside `out` until all of them are there and have been read through, checksums and all, so that a
+    connection that is cut leaves `out` as it was, and the next call goes on from there. Raises PetalsError if
+    Kaggle does not give them, or if they are not as many images a split as `counts` says.
+    """
+    out = Path(out)
+    waiting = out.with_name(f".{out.name}.partial")
+    listed = _listed()
+    records = {name: tuple(map(int, match.group(1, 3))) for name in listed if (match := _RECORDS.fullmatch(name))}
+    sizes = sorted({pixels for pixels, _ in records.values()})
+    wanted = [name for name, (pixels, _) in sorted(records.items()) if size in (None, pixels)]
+    if not wanted:
+        has = ", ".join(map(str, sizes)) or "none"
+        raise PetalsError(f"Kaggle lists no images of {size or 'any'} px (it has {has}); see {PAGE}/data")
+    _check_counts(wanted, counts)
+    for number, name in enumerate(wanted, start=1):
+        if not _is_whole(waiting / name, records[name][1]):
+            say(f"{number} of {len(wanted)}: {name}")
+            _fetch(name, waiting)
+            if not _is_whole(waiting / name, records[name][1]):
+                raise PetalsError(f"{name}: came damaged, or with more or fewer images than its name says; try again")
+    if SAMPLE_SUBMISSION in listed:
+        _fetch(SAMPLE_SUBMISSION, waiting)
+    remove(waiting / ".complete")  # kagglehub's notes
+    out.mkdir(parents=True, exist_ok=True)
+    for entry in waiting.iterdir():
+        remove(out / entry.name)
+        entry.replace(out / entry.name)
+    waiting.rmdir()
+    return sizes if size is None else [size]
+
+
+def _listed() -> list[str]:
+    names, token = [], None
+    with _asking(), build_kaggle_client() as kaggle:
+        while token != "":
+            request = ApiListDataFilesRequest()
+            request.competition_name, request.page_size, request.page_token = COMPETITION, 200, token
+            answer = kaggle.competitions.competition_api_client.list_data_files(request)
+            names += [file.name for file in answer.files]
+            token = answer.next_page_token or ""
+    return names
+
+
+def _fetch(name: str, folder: Path) -> None:
+    with _asking():
+        kagglehub.competition_download(COMPETITION, path=name, output_dir=str(folder), force_download=True)
+
+
+def _check_counts(names: Collection[str], counts: Mapping[str, int]) -> None:
+    found: Counter[tuple[str, str]] = Counter()
+    for match in map(_RECORDS.fullmatch, names):
+        found[match[1], match[2]] += int(match[3])
+    for pixels in sorted({pixels for pixels, _ in found}, key=int):
+        for split, count in counts.items():
+            if found[pixels, split] != count:
+                raise PetalsError(
+                    f"Kaggle lists {found[pixels, split]} {split} images of {pixels} px, not the {count} of the "
+                    f"competition; try again, or unpack {PAGE}/data into the folder by hand"
+                )
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether the file is there and holds `count` records with right checksums."""
+    try:
+        return sum(1 for _ in read_records(path)) == count
+    except PetalsError:
+        return False
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Say in one line why Kaggle could not be asked or did not answer."""
+    try:
+        if not get_kaggle_credentials():
+            raise PetalsError(f"Kaggle wants to know you: {_TOKEN}")
+        yield
+    except (CredentialError, UnauthenticatedError):
+        raise PetalsError(_REFUSALS[401]) from None
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        raise PetalsError(_REFUSALS.get(status, f"Kaggle answers HTTP {status}; try again later")) from None
+    except (requests.RequestException, DataCorruptionError) as error:
+        kind = type(error).__name__
+        raise PetalsError(f"the connection to Kaggle broke ({kind}); try again: it goes on from there") from None
+    except ValueError as error:  # a kaggle.json that is none
+        raise PetalsError(f"{' '.join(str(error).split())}; {_TOKEN}") from None
+
+
+def wanted_ids(data: str | Path, prepared: str | Path, count: int = COUNTS["test"]) -> list[str]:
+    """The ids that Kaggle wants an answer for: of its sample submission in `data`, else of the split `prepared`."""
+    sample, ids = Path(data) / SAMPLE_SUBMISSION, Path(prepared) / "ids.json"
+    if sample.is_file():
+        with sample.open(encoding="utf-8", newline="") as file:
+            found = [row["id"] for row in csv.DictReader(file)]
+    elif ids.is_file():
+        sample, found = ids, json.loads(ids.read_text(encoding="utf-8"))
+    else:
+        raise PetalsError(f"{shown(ids)}: not found; run dvc exp run -S data={shown(data)} first")
+    if len(found) != count:
+        raise PetalsError(
+            f"{shown(sample)}: {len(found)} test images, the competition has {count}; "
+            f"run dvc exp run -S data={shown(data)} first"
+        )
+    return found
+
+
+def check_submission(path: str | Path, ids: Collection[str], classes: int = len(CLASS_NAMES)) -> None:
+    """Raise PetalsError unless the CSV at `path` gives each of `ids` one label of 0 … `classes` − 1, and no other."""
+    path, left = Path(path), set(ids)
+    if not path.is_file():
+        raise PetalsError(f"{shown(path)}: not found; dvc repro evaluate writes it")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        if next(rows, None) != ["id", "label"]:
+            raise PetalsError(f"{shown(path)}: line 1 must be id,label")
+        for row in rows:
+            where = f"{shown(path)}: line {rows.line_num}"
+            if len(row) != 2:
+                raise PetalsError(f"{where}: {len(row)} values; it must be an id and a label")
+            if row[0] not in left:
+                known = "occurs twice" if row[0] in ids else "is no test image of the competition"
+                raise PetalsError(f"{where}: the id {row[0]!r} {known}; run dvc repro evaluate")
+            if not (row[1].isascii() and row[1].isdigit() and int(row[1]) < classes):
+                raise PetalsError(f"{where}: the label {row[1]!r} is no number of 0 … {classes - 1}")
+            left.remove(row[0])
+    if left:
+        raise PetalsError(
+            f"{shown(path)}: no answer for {len(left)} test images, {min(left)!r} first; run dvc repro evaluate"
+        )
+
+
+def submit(path: str | Path, message: str) -> str:
+    """Send the CSV at `path` to the competition as Kaggle's own client does; what Kaggle says to it."""
+    data = Path(path).read_bytes()
+    with _asking(), build_kaggle_client() as kaggle:
+        start = ApiStartSubmissionUploadRequest()
+        start.competition_name, start.file_name = COMPETITION, Path(path).name
+        start.content_length, start.last_modified_epoch_seconds = len(data), int(Path(path).stat().st_mtime)
+        place = kaggle.competitions.competition_api_client.start_submission_upload(start)
+        requests.put(place.create_url, data=data, timeout=60).raise_for_status()
+        send = ApiCreateSubmissionRequest()
+        send.competition_name, send.blob_file_tokens, send.submission_description = COMPETITION, place.token, message
+        return kaggle.competitions.competition_api_client.create_submission(send).message
+
+
+class _Command(click.Command):
+    def invoke(self, context: click.Context) -> object:
+        logging.getLogger("kagglehub").setLevel(logging.WARNING)
+        try:
+            return super().invoke(context)
+        except PetalsError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command("download", cls=_Command)
+@click.option("--size", type=int, help="Width of the images: 192, 224, 331 or 512.  [default: all]")
+@click.option("--out", default="data/petals", show_default=True, type=click.Path(path_type=Path))
+def download_command(size: int | None, out: Path) -> None:
+    """Bring the competition's data and check that it is complete."""
+    sizes = download(out, size, click.echo)
+    click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in COUNTS.items())} images", nl=False)
+    click.echo(f" at {', '.join(map(str, sizes))} px. Next:")
+    click.echo(f"  dvc add {out}\n  dvc push {out}.dvc\n  dvc exp run -S data={out}")
+
+
+@main.command("submit", cls=_Command)
+@click.option("--message", default="petals", show_default=True, help="What Kaggle shows beside the score.")
+def submit_command(message: str) -> None:
+    """Check data/submission.csv against the test ids and send it."""
+    path = Path("data/submission.csv")
+    check_submission(path, wanted_ids("data/petals", "data/prepared/test"))
+    click.echo(submit(path, message) or "sent")
+    click.echo(f"Scores appear at {PAGE}/submissions")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.kaggle")

@@ -1,0 +1,203 @@
+"""make verify: the same bytes, the same scores or neither, on a small pipeline whose machine can change."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from project import run
+
+from petals import machine
+from petals.errors import PetalsError
+from petals.verify import main, tolerance
+
+PIPELINE = """stages:
+  train:
+    cmd: python train.py ${data}
+    deps: ["${data}", train.py]
+    outs: [model.bin]
+  evaluate:
+    cmd: python evaluate.py
+    deps: [model.bin, evaluate.py]
+    metrics: [{metrics/evaluate.json: {cache: false}}]
+"""
+TRAIN = """import os, pathlib, sys
+text = pathlib.Path(sys.argv[1], "one.txt").read_text()
+pathlib.Path("model.bin").write_text(text + os.environ.get("LAST_BITS", ""))
+"""
+EVALUATE = """import json, os, pathlib
+better = float(os.environ.get("BETTER_BY", "0"))
+scores = {"macro_f1": 0.5 + better, "accuracy": 0.6, "top5_accuracy": 0.9, "nll": 1.5 * (1 + better), "images": 400}
+pathlib.Path("metrics").mkdir(exist_ok=True)
+pathlib.Path("metrics/evaluate.json").write_text(json.dumps(scores))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A repository whose pipeline has run and is committed; the process stands in it."""
+    root = tmp_path / "checkout"
+    files = {
+        "dvc.yaml": PIPELINE,
+        "params.yaml": "data: photos\nthreads: 2\n",
+        "train.py": TRAIN,
+        "evaluate.py": EVALUATE,
+        "photos/one.txt": "a rose",
+    }
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    monkeypatch.chdir(root)
+    run("git init -q -b main && dvc init -q && dvc repro", root)
+    machine.record(root)
+    commit()
+    return root
+
+
+def commit() -> None:
+    run("git add -A && git commit -qm state", Path.cwd())
+
+
+def verify() -> Result:
+    result = CliRunner().invoke(main)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def row(output: str, path: str) -> list[str]:
+    return next(line.split() for line in output.splitlines() if line.startswith(f"{path} "))
+
+
+def test_the_same_bytes(checkout):
+    done = verify()
+    assert done.exit_code == 0, done.output
+    assert "Same bytes: all 2 outputs" in done.output
+    assert row(done.output, "model.bin")[3] == row(done.output, "metrics/evaluate.json")[3] == "yes"
+    assert "uncommitted" not in done.output and "  ! " not in done.output
+    assert f"  torch         {machine.fingerprint()['torch']}" in done.output
+
+
+def test_nothing_of_the_checkout_is_used_but_head(checkout):
+    (checkout / "train.py").write_text("raise SystemExit('not this one')")
+    (checkout / "notes.txt").write_text("new")
+    done = verify()
+    assert done.exit_code == 0 and "Same bytes" in done.output
+    assert done.output.startswith("2 files with uncommitted changes are left out")
+
+
+def test_other_last_bits_with_the_same_scores(checkout, monkeypatch):
+    monkeypatch.setenv("LAST_BITS", "1")
+    monkeypatch.setenv("BETTER_BY", "-0.09")
+    done = verify()
+    assert done.exit_code == 0
+    assert "Same scores, not the same bytes" in done.output
+    assert row(done.output, "model.bin")[3] == "NO"
+    assert "macro_f1        recorded 0.5000, new 0.4100: within 0.1000" in done.output
+    assert "nll             recorded 1.5000, new 1.3650: within 0.1500" in done.output
+
+
+@pytest.mark.parametrize("by", ["0.11", "-0.11"])
+def test_other_scores_are_neither(checkout, monkeypatch, by):
+    monkeypatch.setenv("BETTER_BY", by)
+    done = verify()
+    assert done.exit_code == 1
+    assert "Neither the same bytes nor the same scores." in done.output
+    assert row(done.output, "model.bin")[3] == "yes"
+    assert "macro_f1        recorded 0.5000" in done.output and "NOT within 0.1000" in done.output
+
+
+def test_a_tampered_hash_is_found(checkout):
+    lock = (checkout / "dvc.lock").read_text()
+    recorded = hashlib.md5(b"a rose").hexdigest()
+    assert recorded in lock
+    (checkout / "dvc.lock").write_text(lock.replace(recorded, "f" * 32))
+    commit()
+    done = verify()
+    assert done.exit_code == 0 and "Same scores, not the same bytes" in done.output
+    assert row(done.output, "model.bin")[1] == "f" * 12
+
+
+def test_scores_that_cannot_be_compared_are_neither(checkout, monkeypatch):
+    (checkout / "metrics/evaluate.json").write_text("{}")
+    commit()
+    monkeypatch.setenv("LAST_BITS", "1")
+    done = verify()
+    assert done.exit_code == 1 and "do not compare" in done.output
+
+
+def test_another_machine_or_another_lock_is_said(checkout):
+    recorded = json.loads((checkout / "machine.json").read_text())
+    recorded["fingerprint"]["cpu"] = "Abacus"
+    recorded["dvc_lock_md5"] = "0" * 32
+    (checkout / "machine.json").write_text(json.dumps(recorded))
+    here = machine.fingerprint()["cpu"]
+    assert machine.compare() == [
+        f"cpu differs: recorded Abacus, here {here}",
+        "machine.json was recorded for another dvc.lock; make record after each dvc repro that changes it",
+    ]
+    machine.record()
+    assert machine.compare() == []
+    (checkout / "machine.json").write_text("[]")
+    assert machine.compare() == ["machine.json cannot be read; make record writes it anew"]
+    (checkout / "machine.json").unlink()
+    assert "no machine.json" in machine.compare()[0]
+
+
+def test_threads_are_part_of_the_machine(checkout):
+    (checkout / "params.yaml").write_text("data: photos\nthreads: 3\n")
+    assert machine.compare() == ["threads differs: recorded 2, here 3"]
+
+
+def track_data(checkout: Path) -> None:
+    run("git rm -rq --cached photos && dvc add -q photos && dvc repro -q", checkout)
+    machine.record(checkout)
+    commit()
+
+
+def test_data_of_dvc_comes_from_the_cache_of_the_checkout(checkout):
+    track_data(checkout)
+    (checkout / "photos/one.txt").unlink()  # what lies in the folder now does not count
+    done = verify()
+    assert done.exit_code == 0 and "Same bytes" in done.output
+
+
+def test_data_that_has_not_been_pulled_is_one_line(checkout):
+    track_data(checkout)
+    run("rm -rf .dvc/cache photos", checkout)
+    done = verify()
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].startswith("Error: photos: neither in git at HEAD nor in DVC's cache")
+
+
+def test_a_stage_that_fails_is_one_line(checkout):
+    (checkout / "train.py").write_text("raise SystemExit('no')")
+    commit()
+    done = verify()
+    assert done.exit_code == 1
+    assert "dvc repro ended with exit code" in done.output.splitlines()[-1]
+
+
+def test_without_a_lock_or_a_repository_there_is_nothing_to_verify(checkout, tmp_path, monkeypatch):
+    run("git rm -q --cached dvc.lock && git commit -qm without", checkout)
+    assert "HEAD has no dvc.lock" in verify().output
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(tmp_path.parent))
+    done = verify()
+    assert done.exit_code == 1 and done.output.startswith("Error: git rev-parse: fatal: not a git repository")
+    with pytest.raises(PetalsError, match=r"dvc\.lock: not found"):
+        machine.record(tmp_path)
+
+
+def test_the_tolerance_shrinks_with_the_images():
+    assert tolerance(400) == 0.1
+    assert tolerance(3712) == pytest.approx(0.033, abs=1e-3)
+
+
+def test_the_command_records(checkout):
+    (checkout / "machine.json").unlink()
+    shown = CliRunner().invoke(machine.main)
+    assert shown.exit_code == 0 and "  threads       2" in shown.output and not Path("machine.json").exists()
+    assert "written to machine.json" in CliRunner().invoke(machine.main, ["--record"]).output
+    assert machine.compare() == []
