@@ -199,12 +199,14 @@ def trial(kill: Kill, reference: Reference, root: Path) -> tuple[bool, str]:
             break
     else:
         return False, "it always ended before it could be killed"
-    subprocess.run([sys.executable, "-m", "petals.recovery"], cwd=root, env=environment, check=True)
+    recovery = [sys.executable, "-m", "petals.recovery"]
+    mended = subprocess.run(recovery, cwd=root, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     done = dvc(root, environment, "repro", *reference.cached, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         return False, f"dvc repro failed: {done.stdout[-2000:]}"
     wrong = differences(reference.root, root)
-    return not wrong, ", ".join(wrong) or went_on_from(kill.stage, done.stdout)
+    told = ", ".join(wrong) or f"went on from {went_on_from(kill.stage, done.stdout)}"
+    return not wrong, "; ".join([told, *mended.splitlines()])
 
 
 def went_on_from(stage: str, output: str) -> str:
@@ -252,7 +254,7 @@ def main(kills: int, seed: int, settings: tuple[str, ...]) -> None:
             right, told = trial(kill, reference, Path(folder) / "trial")
             same += right
             what = {"all": "DVC and stage", "dvc": "DVC alone", "stage": "the stage alone"}[kill.victim]
-            verdict = f"same bytes, went on from {told}" if right else f"NOT the same: {told}"
+            verdict = f"same bytes, {told}" if right else f"NOT the same: {told}"
             click.echo(f"{number:>3}  {kill.stage:<9}{kill.moment:<11}{kill.share:>4.0%}  {what:<16}{verdict}")
     click.echo(f"{same} of {kills} ended in the same bytes")
     sys.exit(same < kills)
