@@ -29,9 +29,10 @@ pathlib.Path("model.bin").write_text(text + os.environ.get("LAST_BITS", ""))
 """
 EVALUATE = """import json, os, pathlib
 better = float(os.environ.get("BETTER_BY", "0"))
-scores = {"macro_f1": 0.5 + better, "accuracy": 0.6, "top5_accuracy": 0.9, "nll": 1.5 * (1 + better), "images": 400}
+scores = {"macro_f1": 0.5 + better, "accuracy": 0.6, "top5_accuracy": 0.9, "nll": 1.5 * (1 + better)}
 pathlib.Path("metrics").mkdir(exist_ok=True)
 pathlib.Path("metrics/evaluate.json").write_text(json.dumps(scores))
+pathlib.Path("metrics/prepare.json").write_text(json.dumps({"images": {"val": 400}}))
 """
 
 
@@ -176,6 +177,7 @@ def test_a_stage_that_fails_is_one_line(checkout):
     commit()
     done = verify()
     assert done.exit_code == 1
+    assert "  ! dvc.lock of HEAD is behind: train: train.py has changed\n" in done.output
     assert "dvc repro ended with exit code" in done.output.splitlines()[-1]
 
 

@@ -148,7 +148,7 @@ def test_the_pull_request_is_the_one_whose_head_github_ran(stand_in, pulls, expe
 def zipped(content: bytes, name: str = "report.md") -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, content)
+        archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # of no particular time
     return file.getvalue()
 
 
