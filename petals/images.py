@@ -39,13 +39,13 @@ def decode(data: bytes, where: str) -> np.ndarray:
             warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
             return _decode(data)
     except UnidentifiedImageError:
-        raise PetalsError(f"{where}: not a JPEG, PNG or WebP image") from None
+        raise PetalsError(f"{where}: not a JPEG, PNG or WebP image; convert or remove it") from None
     except Image.DecompressionBombError:
         raise PetalsError(
-            f"{where}: the image's header claims more than {MAX_PIXELS // 10**6} million pixels"
+            f"{where}: the image's header claims more than {MAX_PIXELS // 10**6} million pixels; replace or remove it"
         ) from None
     except Exception:  # decoders raise anything from struct.error to a bare Exception on damaged data
-        raise PetalsError(f"{where}: the image is damaged or cut short") from None
+        raise PetalsError(f"{where}: the image is damaged or cut short; save it anew or remove it") from None
 
 
 def square(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Folders and names as the file system has them, made the same on every system."""
 
+import re
 import unicodedata
 from pathlib import Path
 
 from petals.errors import PetalsError
+
+IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # DVC links to there with cache.type symlink
 
 
 def shown(path: str | Path) -> str:
@@ -74,7 +77,7 @@ def _check_link(link: Path, inside: Path) -> None:
         raise PetalsError(f"{shown(link)}: a link to nothing; remove it") from None
     except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
         raise PetalsError(f"{shown(link)}: a link in a circle; remove it") from None
-    if not target.is_relative_to(inside):
+    if not target.is_relative_to(inside) and not IN_DVC_CACHE.search(target.as_posix()):
         raise PetalsError(f"{shown(link)}: a link out of the data folder; put what it points to in its place")
     if link.parent.resolve().is_relative_to(target):
         raise PetalsError(f"{shown(link)}: a link in a circle; remove it")

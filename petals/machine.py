@@ -89,6 +89,14 @@ def compare(root: str | Path = ".") -> list[str]:
     return said
 
 
+def is_recorded(root: str | Path = ".") -> bool:
+    """Whether `root`/machine.json describes the machine that this is, so that nothing excuses other bytes."""
+    try:
+        return json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))["fingerprint"] == fingerprint(root)
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
 @click.command(help=__doc__)
 @click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the {LOCK} of now.")
 def main(write: bool) -> None:

@@ -28,6 +28,7 @@ class Packed:
     """What is known of the images of a split, in their order."""
 
     ids: list[str]
+    places: list[str]
     labels: np.ndarray
     thumbnails: np.ndarray
 
@@ -52,20 +53,23 @@ def pack(
     parts = list(progress(in_order(pack_source, jobs, workers)))
     packed = Packed(
         ids=[each for part in parts for each in part.ids],
+        places=[each for part in parts for each in part.places],
         labels=np.concatenate([part.labels for part in parts] or [np.empty(0, np.int64)]),
         thumbnails=np.concatenate([part.thumbnails for part in parts] or [np.empty((0, 16, 16, 3), np.uint8)]),
     )
-    write_labels(folder, packed.labels, packed.ids, classes=dataset.classes, image_size=image_size, split=split)
+    meta = {"classes": dataset.classes, "image_size": image_size, "split": split, "source": dataset.layout}
+    write_labels(folder, packed.labels, packed.ids, **meta)
     return packed
 
 
 def pack_source(job: Job) -> Packed:
     shards = Shards(job.folder, "r+")
-    ids, labels, thumbnails = [], [], []
+    ids, places, labels, thumbnails = [], [], [], []
     for row, record in enumerate(job.source.records(), job.start):
         image = square(decode(record.data, record.where), job.image_size)
         shards.write(row, image[None])
         ids.append(record.id)
+        places.append(record.where)
         labels.append(record.label)
         thumbnails.append(thumbnail(image))
-    return Packed(ids, np.asarray(labels, np.int64), np.asarray(thumbnails, np.uint8).reshape(-1, 16, 16, 3))
+    return Packed(ids, places, np.asarray(labels, np.int64), np.asarray(thumbnails, np.uint8).reshape(-1, 16, 16, 3))

@@ -9,12 +9,28 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from petals.errors import PetalsError
 
+
+def known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("should be auto, cpu, mps, cuda, or one GPU of several such as cuda:1")
+    return name
+
+
+def plain_path(path: str) -> str:
+    # dvc.yaml puts it between quotes into a shell's command.
+    if not path or set(path) & set('"$`\\\n'):
+        raise ValueError('should be a path without " $ ` \\ or line ends')
+    return path
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=256)]
+Device = Annotated[str, AfterValidator(known_device)]
 
 
 class StageParams(BaseModel):
@@ -26,7 +42,7 @@ class StageParams(BaseModel):
 class PipelineParams(StageParams):
     """Read by dvc.yaml itself, which hands it to prepare."""
 
-    data: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, AfterValidator(plain_path)]
 
 
 class PrepareParams(StageParams):
@@ -52,7 +68,7 @@ class TrainParams(StageParams):
     model: str
     pretrained: bool
     epochs: Count
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=2)]  # the batch norm of one image is not defined
     lr: Annotated[float, Field(gt=0, le=10)]
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     warmup_epochs: Annotated[float, Field(ge=0)]
@@ -64,8 +80,8 @@ class TrainParams(StageParams):
     mixup: Share
     cutmix: Share
     precision: Literal["fp32", "bf16", "auto"]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    device: Device
+    threads: Threads
 
     @field_validator("cutmix")
     @classmethod
@@ -76,12 +92,12 @@ class TrainParams(StageParams):
 
 
 class EvaluateParams(StageParams):
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    device: Device
+    threads: Threads
 
 
 class ExportParams(StageParams):
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    threads: Threads
 
 
 STAGES: dict[str, type[StageParams]] = {

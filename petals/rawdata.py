@@ -1,7 +1,7 @@
 """Labelled photographs as they come: Kaggle's TFRecords, or one folder a class."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from petals.classfolders import open_folders
@@ -36,14 +36,10 @@ def open_dataset(path: str | Path, image_size: int, val_fraction: float, seed: i
     return open_folders(root, val_fraction, seed)
 
 
-def check_ids(ids: Mapping[str, Sequence[str]]) -> None:
-    """Raise PetalsError if an id occurs twice, inside a split or across; `ids` are those of each split."""
-    seen: dict[str, tuple[str, int]] = {}
-    for split, names in ids.items():
-        for number, name in enumerate(names):
-            if name in seen:
-                raise PetalsError(
-                    f"the id {name!r} occurs twice: {seen[name][0]} record {seen[name][1]} and {split} "
-                    f"record {number}, counted from 0; every image needs an id of its own"
-                )
-            seen[name] = split, number
+def check_ids(ids: Iterable[tuple[str, str]]) -> None:
+    """Raise PetalsError if an id occurs twice among all splits; `ids` come with where each was read."""
+    seen: dict[str, str] = {}
+    for name, where in ids:
+        if name in seen:
+            raise PetalsError(f"the id {name!r} stands twice, in {seen[name]} and in {where}; give each image its own")
+        seen[name] = where

@@ -35,7 +35,7 @@ class RecordFile:
             try:
                 name = name.decode("utf-8")
             except UnicodeDecodeError:
-                raise PetalsError(f"{where}: the id {name!r} is not UTF-8") from None
+                raise PetalsError(f"{where}: the id {name!r} is not UTF-8; write it as UTF-8") from None
             label = feature(example, "class", int, where) if self.labelled else UNLABELLED
             if self.labelled and not 0 <= label < self.classes:
                 raise PetalsError(

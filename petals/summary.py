@@ -33,7 +33,8 @@ def summary(root: str | Path = ".") -> str:
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
     ]
     lines = [f"  {name:<20}{value}" for name, value in rows]
-    lines += ["", *(f"  {path:<25}{what}" for path, what in LOOK), "", "  dvc plots show opens curves and confusion."]
+    shown = [(path, what) for path, what in LOOK if images["test"] or "submission" not in path]
+    lines += ["", *(f"  {path:<25}{what}" for path, what in shown), "", "  dvc plots show opens curves and confusion."]
     return "\n".join(lines)
 
 

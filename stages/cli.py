@@ -1,6 +1,7 @@
 """What the five stages share on the command line: how they stop, what they show, what --help says."""
 
 import errno
+import re
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -13,6 +14,9 @@ from tqdm import tqdm
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import StageParams
+
+# As Python, torch on a GPU, and torch on a processor put it.
+OUT_OF_MEMORY = re.compile("MemoryError|OutOfMemory|out of memory|not enough memory|can't allocate memory")
 
 
 class StageCommand(click.Command):
@@ -34,6 +38,10 @@ class StageCommand(click.Command):
             raise click.ClickException(
                 "a worker process was killed, most likely for want of memory; --workers 1 needs the least"
             ) from None
+        except (MemoryError, RuntimeError) as error:
+            if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+                raise
+            raise click.ClickException("out of memory; lower batch_size, image_size or the model") from None
         except KeyboardInterrupt:
             click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
             context.exit(130)

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from petals.card import SPLITS, class_counts, data_card, find_duplicates
+from petals.card import class_counts, data_card, find_duplicates
+from petals.dataset import SPLITS
 from petals.errors import PetalsError
 from petals.files import replacing
 from petals.packed import keep_rows
@@ -40,16 +41,17 @@ def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_c
     with replacing(prepared) as folder:
         packed = {}
         for split in SPLITS:
-            show = partial(progress, description=split, unit="file", total=len(dataset.splits[split]))
+            show = partial(progress, description=split, unit="part", total=len(dataset.splits[split]))
             packed[split] = pack(dataset, split, folder / split, params.image_size, workers, show)
             click.echo(f"{split}: {len(packed[split].ids)} images")
-        check_ids({split: packed[split].ids for split in SPLITS})
+        check_ids([each for split in packed.values() for each in zip(split.ids, split.places, strict=True)])
 
         pairs = find_duplicates(packed)
         leaks = {pair["row_a"] for pair in pairs if pair["split_a"] == "train" != pair["split_b"]}
         if leaks and params.drop_leaks:
             kept = np.setdiff1d(np.arange(len(packed["train"].ids)), list(leaks))
-            emptied = np.flatnonzero(class_counts(packed["train"].labels[kept], dataset.classes) == 0)
+            labels = packed["train"].labels
+            emptied = np.setdiff1d(labels, labels[kept])
             if len(emptied):
                 name = dataset.classes[emptied[0]]
                 raise PetalsError(f"drop_leaks: all training images of {name!r} are in val or test too; add others")

@@ -10,7 +10,7 @@ from torch import nn
 from petals import checkpoint, models
 from petals.augmentation import BatchAugmentation, to_floats, view_policy
 from petals.curves import Curves
-from petals.devices import autocast, set_up
+from petals.devices import autocast, describe, set_up
 from petals.errors import PetalsError
 from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
@@ -57,17 +57,18 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
     steps = params.epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
 
-    key = checkpoint.fingerprint(params.model_dump(), [train, val, augmented])
+    key = checkpoint.fingerprint(params.model_dump() | {"device": describe(device)}, [train, val, augmented])
     saved = checkpoint.Checkpoint(key, net, optimizer, average)
     state = saved.load() or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
-        epoch, step = divmod(state["step"], steps_per_epoch)
+        epoch = len(state["history"])
+        step = state["step"] - epoch * steps_per_epoch
         click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
 
     with Curves(metrics, curves, state["history"]) as log, Interrupt() as interrupt:
-        for epoch in range(state["step"] // steps_per_epoch, params.epochs):
+        for epoch in range(len(state["history"]), params.epochs):
             order = data.order(epoch, params.batch_size)
-            for rows in progress(order[state["step"] % steps_per_epoch :], f"epoch {epoch + 1}", "step"):
+            for rows in progress(order[state["step"] - epoch * steps_per_epoch :], f"epoch {epoch + 1}", "step"):
                 if saved.due() or interrupt.requested:
                     saved.save(state)
                     interrupt.leave()
@@ -89,21 +90,25 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
                     raise PetalsError(f"the loss is no longer finite at {at}: lower lr; the last checkpoint stays")
                 optimizer.step()
                 average.update(step)
-                state["step"], state["loss"] = step + 1, state["loss"] + loss.item()
+                state |= {"step": step + 1, "loss": state["loss"] + loss.item(), "lr": lr, "at": at}
 
+            saved.save(state)  # before the validation, which may take longer than an epoch
+            interrupt.leave()
             values = {
-                "train": {"loss": state["loss"] / steps_per_epoch, "lr": lr},
-                "val": watch(net, average, watched, device, at),
+                "train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]},
+                "val": watch(net, average, watched, device, state["at"]),
             }
             state["loss"] = 0.0
             log.add(values)
-            saved.save(state)
             click.echo(
                 f"epoch {epoch + 1}/{params.epochs}: train loss {values['train']['loss']:.3f},"
                 f" val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             )
+        interrupt.leave()
         average.swap()
         weights.save(net, classes, model)
+        average.swap()
+    saved.finish(state, model)
 
 
 def watch(

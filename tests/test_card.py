@@ -13,9 +13,9 @@ NOISE = np.random.default_rng(5).integers(0, 256, (12, 16, 16, 3), dtype=np.uint
 def packed() -> dict[str, Packed]:
     """In train 1 and 4 are the same, and as a of val; b of val is c of test; d and e of test are the same."""
     return {
-        "train": Packed(list("012345"), np.array([0, 0, 0, 0, 1, 1]), NOISE[[0, 1, 2, 3, 1, 5]]),
-        "val": Packed(["a", "b"], np.array([0, 1]), NOISE[[1, 6]]),
-        "test": Packed(["c", "d", "e"], np.array([-1, -1, -1]), NOISE[[6, 7, 7]]),
+        "train": Packed(list("012345"), [""] * 6, np.array([0, 0, 0, 0, 1, 1]), NOISE[[0, 1, 2, 3, 1, 5]]),
+        "val": Packed(["a", "b"], [""] * 2, np.array([0, 1]), NOISE[[1, 6]]),
+        "test": Packed(["c", "d", "e"], [""] * 3, np.array([-1, -1, -1]), NOISE[[6, 7, 7]]),
     }
 
 

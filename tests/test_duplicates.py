@@ -37,7 +37,7 @@ def test_the_pairs_are_those_that_numpy_finds(monkeypatch: pytest.MonkeyPatch):
     for threshold in (-0.02, 0.03, THRESHOLD):
         correlation = np.corrcoef(thumbnails.reshape(40, -1))
         expected = [(i, j) for i in range(40) for j in range(i + 1, 40) if correlation[i, j] >= threshold]
-        found = near_duplicates(thumbnails, threshold)
+        found = near_duplicates(thumbnails, threshold, most=40)
         assert [pair[:2] for pair in found] == expected
         assert np.allclose([c for _, _, c in found], [correlation[pair] for pair in expected], atol=1e-5)
     assert expected == [(0, 1), (2, 30), (2, 39), (20, 21), (30, 39)]
@@ -55,6 +55,13 @@ def test_the_same_photograph_saved_otherwise_is_found():
     others = [picture(seed) for seed in range(2, 6)]
     found = near_duplicates(np.stack([thumbnail(each) for each in variants + others]))
     assert [pair[:2] for pair in found] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+
+
+def test_of_many_that_are_alike_the_nearest_in_each_group_are_listed():
+    alike = np.repeat(np.random.default_rng(1).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), 30, axis=0)
+    found = near_duplicates(alike, groups=np.repeat([0, 1], 15), most=2)
+    assert [pair[:2] for pair in found if pair[0] == 3] == [(3, 4), (3, 5), (3, 15), (3, 16)]
+    assert len(found) < 30 * 2 * 2
 
 
 def test_plain_greys_match_nothing():

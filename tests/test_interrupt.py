@@ -1,6 +1,7 @@
 """train, stopped half-way: by a signal, a full disk or a loss that is not finite; it goes on to the same bytes."""
 
 import errno
+import hashlib
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_goes_on(folder, uninter
     monkeypatch.chdir(folder)
 
     resumed = run()
-    assert resumed.stdout.startswith(f"going on from the checkpoint at epoch 2, step 0 of {STEPS}\n")
+    assert resumed.stdout.startswith(f"going on from the checkpoint at epoch 1, step {STEPS} of {STEPS}\n")
     assert outputs() == uninterrupted
 
 
@@ -159,10 +160,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_finite_checkpoint(fo
     assert not any(Path(out).exists() for out in OUTS)
 
 
-@pytest.mark.parametrize(
-    ("every", "what", "step"), [(1000.0, "scores on val are", 2 * STEPS - 1), (-1.0, "weights are", STEPS + 1)]
-)
-def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeypatch, every, what, step):
+@pytest.mark.parametrize(("every", "step"), [(1000.0, 2 * STEPS), (-1.0, STEPS + 1)])
+def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeypatch, every, step):
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", every)
     update = train.AveragedWeights.update
 
@@ -175,6 +174,24 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeyp
     stopped = run()
     assert stopped.exit_code == 1
     (line,) = stopped.stderr.splitlines()
-    assert line.startswith(f"Error: the {what} no longer finite at step {step} of {2 * STEPS}, learning rate 0.00")
+    assert line.startswith(f"Error: the weights are no longer finite at step {step} of {2 * STEPS}, learning rate 0.00")
     (kept,) = STATE.glob("train-*.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(kept).values())
+
+
+def test_a_finished_run_is_taken_up_until_dvc_has_its_result_and_then_run_anew(folder, uninterrupted):
+    assert run().exit_code == 0
+    assert run().stdout.startswith("going on from the checkpoint")
+    assert outputs() == uninterrupted
+    Path("dvc.lock").write_text(hashlib.md5(Path("models/model.safetensors").read_bytes()).hexdigest())
+    again = run()
+    assert again.stdout.startswith("epoch 1/2") and outputs() == uninterrupted
+
+
+def test_a_signal_while_validation_is_scored_is_not_lost(folder, uninterrupted, monkeypatch):
+    scored = train.macro_f1
+    monkeypatch.setattr(train, "macro_f1", lambda *each: (signal.raise_signal(signal.SIGTERM), scored(*each))[1])
+    assert [run().exit_code, run().exit_code] == [143, 143]
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert run().exit_code == 0 and outputs() == uninterrupted

@@ -123,8 +123,8 @@ def test_another_learning_rate_runs_train_and_what_follows(project):
 
 
 def test_one_folder_a_class(project):
-    tiny_folders(project / "data" / "folders")
-    output = run("dvc exp run -S data=data/folders", project).stdout
+    tiny_folders(project / "data" / "my photographs")
+    output = run("dvc exp run -S 'data=data/my photographs'", project).stdout
     assert ran(output) == list(STAGES)
     card = json.loads((project / "metrics/prepare.json").read_text())
     assert card["images"] == {"train": 18, "val": 6, "test": 0} and card["classes"] == 3

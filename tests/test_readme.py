@@ -1,5 +1,7 @@
 """The README says what is so."""
 
+import hashlib
+import json
 import re
 
 import yaml
@@ -30,3 +32,12 @@ def test_every_target_of_make_and_every_file_exists():
 def test_the_stages_are_those_of_the_pipeline():
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert list(stages) == re.findall(r"^\| (prepare|augment|train|evaluate|export) \|", README, re.MULTILINE)
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"@[A-Z]+@", README)
+
+
+def test_the_record_of_the_machine_belongs_to_the_lock():
+    recorded = json.loads((REPOSITORY / "machine.json").read_text(encoding="utf-8"))
+    assert recorded["dvc_lock_md5"] == hashlib.md5((REPOSITORY / "dvc.lock").read_bytes()).hexdigest()

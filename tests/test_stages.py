@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from conftest import REPOSITORY
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 
-from petals.tfrecord import encode_example, write_records
+from petals.tfrecord import decode_example, encode_example, read_records, write_records
 from stages import augment, evaluate, export, prepare, train
 
 PREPARE = ["data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv"]
@@ -123,6 +123,42 @@ def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
     assert len(kept) == 18 and not {pair["id_a"] for pair in across} & set(kept)
     assert len(np.load("data/prepared/train/images-00000.npy")) == 18
     assert card()["dropped_from_train"] == 6
+
+
+def test_a_class_without_images_is_no_reason_to_refuse_drop_leaks(folder):
+    tiny_folders(folder / "data/leaky/train")
+    tiny_folders(folder / "data/leaky/val", each=8)
+    knobs(drop_leaks=True)
+    assert "all training images of" in refused(prepare, "data/leaky", *PREPARE)
+
+    tiny_records(folder / "data/tiny")
+    names = folder / "data/tiny/classes.txt"
+    names.write_text(names.read_text() + "rose\n")
+    first = next((folder / "data/tiny").rglob("train/00*.tfrec"))
+    (_, leak), *_ = read_records(first)
+    test = next((folder / "data/tiny").rglob("test/00*.tfrec"))
+    image = decode_example(leak)["image"][0]
+    write_records(test.with_name("09-40x40-1.tfrec"), [encode_example({"image": image, "id": b"leak"})])
+    assert "1 training images are near-duplicates" in done(prepare, "data/tiny", *PREPARE)
+
+
+def test_images_that_dvc_links_to_its_cache_are_read(folder):
+    tiny_folders(folder / "data/folders")
+    cache = folder / "cache/files/md5"
+    for number, path in enumerate(sorted((folder / "data/folders").rglob("*.jpg"))):
+        kept = cache / f"{number:02x}" / f"{number:030x}"
+        kept.parent.mkdir(parents=True)
+        path.rename(kept)
+        path.symlink_to(kept)
+    assert "train: 18 images" in done(prepare, "data/folders", *PREPARE)
+
+
+def test_want_of_memory_is_one_line(folder, monkeypatch):
+    def greedy(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(prepare, "open_dataset", greedy)
+    assert "out of memory; lower batch_size" in refused(prepare, "data/tiny", *PREPARE)
 
 
 def test_ids_with_commas_quotes_and_paths_stay_whole_in_the_tables(folder):

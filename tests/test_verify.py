@@ -61,6 +61,13 @@ def commit() -> None:
     run("git add -A && git commit -qm state", Path.cwd())
 
 
+def record_another_machine() -> None:
+    recorded = json.loads(Path("machine.json").read_text())
+    recorded["fingerprint"]["cpu"] = "Abacus"
+    Path("machine.json").write_text(json.dumps(recorded))
+    commit()
+
+
 def verify() -> Result:
     result = CliRunner().invoke(main)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -89,6 +96,7 @@ def test_nothing_of_the_checkout_is_used_but_head(checkout):
 
 
 def test_other_last_bits_with_the_same_scores(checkout, monkeypatch):
+    record_another_machine()
     monkeypatch.setenv("LAST_BITS", "1")
     monkeypatch.setenv("BETTER_BY", "-0.09")
     done = verify()
@@ -101,12 +109,20 @@ def test_other_last_bits_with_the_same_scores(checkout, monkeypatch):
 
 @pytest.mark.parametrize("by", ["0.11", "-0.11"])
 def test_other_scores_are_neither(checkout, monkeypatch, by):
+    record_another_machine()
     monkeypatch.setenv("BETTER_BY", by)
     done = verify()
     assert done.exit_code == 1
     assert "Neither the same bytes nor the same scores." in done.output
     assert row(done.output, "model.bin")[3] == "yes"
     assert "macro_f1        recorded 0.5000" in done.output and "NOT within 0.1000" in done.output
+
+
+def test_other_bytes_on_the_recorded_machine_are_no_matter_of_tolerance(checkout, monkeypatch):
+    monkeypatch.setenv("LAST_BITS", "1")
+    done = verify()
+    assert done.exit_code == 1 and "something is not repeatable" in done.output
+    assert row(done.output, "model.bin")[3] == "NO"
 
 
 def test_a_tampered_hash_is_found(checkout):
@@ -116,13 +132,13 @@ def test_a_tampered_hash_is_found(checkout):
     (checkout / "dvc.lock").write_text(lock.replace(recorded, "f" * 32))
     commit()
     done = verify()
-    assert done.exit_code == 0 and "Same scores, not the same bytes" in done.output
+    assert done.exit_code == 1 and "something is not repeatable" in done.output
     assert row(done.output, "model.bin")[1] == "f" * 12
 
 
 def test_scores_that_cannot_be_compared_are_neither(checkout, monkeypatch):
     (checkout / "metrics/evaluate.json").write_text("{}")
-    commit()
+    record_another_machine()
     monkeypatch.setenv("LAST_BITS", "1")
     done = verify()
     assert done.exit_code == 1 and "do not compare" in done.output
