@@ -84,7 +84,7 @@ def draw_mistakes(split: PackedSplit, scores: np.ndarray, path: Path) -> None:
     worst = wrong[np.argsort(-scores[wrong].max(1), kind="stable")][:24]
     tiles = list(split.images.read(worst)) if len(worst) else []
     captions = [
-        f"{split.classes[split.labels[row]]}\nnot {split.classes[predicted[row]]},\nas sure as {scores[row].max():.0%}"
+        f"{split.classes[split.labels[row]]}\nnot {split.classes[predicted[row]]}\n{scores[row].max():.0%} sure"
         for row in worst
     ]
     rows = range(0, len(tiles), 6)
