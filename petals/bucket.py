@@ -115,11 +115,13 @@ def _running() -> dict[str, int] | None:
     """Process number and port of the server that `start` left running; None if there is none."""
     try:
         server = json.loads(SERVER.read_text(encoding="utf-8"))
-        process = psutil.Process(server["pid"])
+        process, port = psutil.Process(server["pid"]), int(server["port"])
         ours = process.name().startswith("fake-gcs") and process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, psutil.NoSuchProcess):
         return None
-    return server if ours else None  # the number may long be another program's
+    except (ValueError, TypeError, KeyError, OverflowError):  # a damaged file
+        return None
+    return {"pid": process.pid, "port": port} if ours else None  # the number may long be another program's
 
 
 def _check_port(port: int) -> None:

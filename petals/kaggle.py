@@ -5,6 +5,7 @@ with KAGGLE_KEY, or ~/.kaggle/kaggle.json.
 """
 
 import csv
+import io
 import json
 import logging
 import re
@@ -146,10 +147,9 @@ def wanted_ids(data: str | Path, prepared: str | Path, count: int = COUNTS["test
     """The ids that Kaggle wants an answer for: of its sample submission in `data`, else of the split `prepared`."""
     sample, ids = Path(data) / SAMPLE_SUBMISSION, Path(prepared) / "ids.json"
     if sample.is_file():
-        with sample.open(encoding="utf-8", newline="") as file:
-            found = [row["id"] for row in csv.DictReader(file)]
+        found = [name for _, name, _ in _answers(sample)]
     elif ids.is_file():
-        sample, found = ids, json.loads(ids.read_text(encoding="utf-8"))
+        sample, found = ids, _read_ids(ids)
     else:
         raise PetalsError(f"{shown(ids)}: not found; run dvc exp run -S data={shown(data)} first")
     if len(found) != count:
@@ -165,24 +165,59 @@ def check_submission(path: str | Path, ids: Collection[str], classes: int = len(
     path, left = Path(path), set(ids)
     if not path.is_file():
         raise PetalsError(f"{shown(path)}: not found; dvc repro evaluate writes it")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+    for where, name, label in _answers(path):
+        if name not in left:
+            known = "occurs twice" if name in ids else "is no test image of the competition"
+            raise PetalsError(f"{where}: the id {_short(name)} {known}; run dvc repro evaluate")
+        if not (re.fullmatch("[0-9]{1,9}", label) and int(label) < classes):
+            raise PetalsError(f"{where}: the label {_short(label)} is no number of 0 … {classes - 1}")
+        left.remove(name)
+    if left:
+        raise PetalsError(
+            f"{shown(path)}: no answer for {len(left)} test images, {min(left)!r} first; run dvc repro evaluate"
+        )
+
+
+def _answers(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Place (for messages), id and label of each line of a CSV like Kaggle's sample submission."""
+    rows = csv.reader(io.StringIO(_text(path), newline=""))
+    try:
         if next(rows, None) != ["id", "label"]:
             raise PetalsError(f"{shown(path)}: line 1 must be id,label")
         for row in rows:
             where = f"{shown(path)}: line {rows.line_num}"
             if len(row) != 2:
                 raise PetalsError(f"{where}: {len(row)} values; it must be an id and a label")
-            if row[0] not in left:
-                known = "occurs twice" if row[0] in ids else "is no test image of the competition"
-                raise PetalsError(f"{where}: the id {row[0]!r} {known}; run dvc repro evaluate")
-            if not (row[1].isascii() and row[1].isdigit() and int(row[1]) < classes):
-                raise PetalsError(f"{where}: the label {row[1]!r} is no number of 0 … {classes - 1}")
-            left.remove(row[0])
-    if left:
+            yield where, *row
+    except csv.Error as error:
         raise PetalsError(
-            f"{shown(path)}: no answer for {len(left)} test images, {min(left)!r} first; run dvc repro evaluate"
-        )
+            f"{shown(path)}: line {rows.line_num}: damaged ({error}); make or download it again"
+        ) from None
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        found = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise PetalsError(f"{shown(path)}: line {error.lineno}: no JSON; run dvc repro prepare --force") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in brackets
+        found = None
+    if not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+        raise PetalsError(f"{shown(path)}: line 1: must be a list of ids; run dvc repro prepare --force")
+    return found
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PetalsError(f"{shown(path)}: line {line}: not UTF-8; make or download it again") from None
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else f"{value[:39]}…")
 
 
 def submit(path: str | Path, message: str) -> str:

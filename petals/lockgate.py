@@ -64,7 +64,9 @@ def _params(dep: ParamsDependency) -> Iterator[str]:
             yield f"{name} is not in {dep.def_path}"
         elif name not in locked:
             yield f"{name} of {dep.def_path} is not in {LOCK_FILE}"
-        elif now[name] != locked[name]:
+        elif now[name] != locked[name] or isinstance(now[name], bool) != isinstance(locked[name], bool):
+            # To Python and to DVC true is 1; to a stage it is not. 1 and 1.0 are alike to all, and dvc repro
+            # would not write the other one down.
             yield f"{name} in {dep.def_path} is {now[name]}, in {LOCK_FILE} {locked[name]}"
 
 

@@ -1,7 +1,8 @@
 """`python -m petals.remote pull|push`: DVC's pull and push, with access asked first and the result looked at.
 
-DVC alone leaves three gaps. Without access it tries again for minutes and ends in tracebacks. `dvc pull` without
-targets fails over an out that is `push: false`. And where a folder's list of files is damaged in the bucket but still
+DVC alone leaves four gaps. Without access it tries again for minutes and ends in tracebacks. `dvc push` takes it for
+success that data is neither here nor in the remote. `dvc pull` without targets fails over an out that is
+`push: false`. And where a folder's list of files is damaged in the bucket but still
 reads as a list, it is believed, though every file is checked against its hash (`verify` in .dvc/config).
 """
 
@@ -16,6 +17,7 @@ import requests
 from dvc.exceptions import DvcException
 from dvc.output import Output
 from dvc.repo import Repo
+from dvc_data.hashfile.db import HashFileDB
 from gcsfs.retry import HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 
@@ -31,6 +33,10 @@ ANSWERS = {
 }
 
 
+class NoBucketError(PetalsError):
+    """The remote only stands for a bucket of one's own."""
+
+
 def check_access(root: str | Path = ".") -> None:
     """Ask the default remote for one name: once, and with the credentials that DVC would use.
 
@@ -43,9 +49,14 @@ def check_access(root: str | Path = ".") -> None:
         raise PetalsError(f"the remote cannot be used: {' '.join(str(error).split())}") from None
     if odb.fs.protocol != "gs":
         return
-    bucket, _, prefix = odb.path.partition("/")
+    _listed(odb, odb.path)
+
+
+def _listed(odb: HashFileDB, path: str) -> list[dict[str, object]]:
+    """At most one object of a bucket whose path starts so. Not by gcsfs: see ENVIRONMENT, which it reads on import."""
+    bucket, _, prefix = path.partition("/")
     if bucket.endswith(".example"):  # a name that nobody can register
-        raise PetalsError(
+        raise NoBucketError(
             f"gs://{bucket} only stands for a bucket of your own; point the remote at it with "
             f"dvc remote modify gcs url gs://BUCKET/dvc, {HELP}"
         )
@@ -61,6 +72,11 @@ def check_access(root: str | Path = ".") -> None:
         raise PetalsError(f"gs://{bucket}: these credentials fail ({' '.join(str(error).split())}), {HELP}") from None
     if not answer.ok:
         raise PetalsError(f"gs://{bucket}: {ANSWERS.get(answer.status_code, f'HTTP {answer.status_code}, {HELP}')}")
+    return answer.json().get("items", [])
+
+
+def _has(odb: HashFileDB, oid: str) -> bool:
+    return bool(_listed(odb, odb.oid_to_path(oid))) if odb.fs.protocol == "gs" else odb.exists(oid)
 
 
 def pushed(repo: Repo) -> list[Output]:
@@ -88,9 +104,21 @@ def pull(root: str | Path = ".") -> list[str]:
 
 
 def push(root: str | Path = ".") -> None:
-    """Send what the remote lacks. Raises PetalsError if it does not take it."""
+    """Send what the remote lacks.
+
+    Raises PetalsError if it does not take it, or if something that belongs there is neither there nor here.
+    """
     check_access(root)
     run("push", [], root)
+    with Repo(root) as repo:
+        odb = repo.cloud.get_remote_odb()
+        # A folder's list is sent after all its files, so that where the list is, they are.
+        missing = [str(out) for out in pushed(repo) if not _has(odb, out.hash_info.value)]
+    if missing:
+        raise PetalsError(
+            f"not whole here and not in the remote: {', '.join(missing)}; run dvc repro and push again, "
+            f"or first pull from a remote that has it, {HELP}"
+        )
 
 
 def run(command: str, targets: Sequence[str], root: str | Path) -> None:
@@ -101,9 +129,13 @@ def run(command: str, targets: Sequence[str], root: str | Path) -> None:
 
 @click.command(help=__doc__)
 @click.argument("command", type=click.Choice(["pull", "push"]))
-def main(command: str) -> None:
+@click.option("--if-bucket", is_flag=True, help="Do nothing while the remote only stands for a bucket of your own.")
+def main(command: str, if_bucket: bool) -> None:
     try:
         pull() if command == "pull" else push()
+    except NoBucketError as error:
+        if not if_bucket:
+            raise click.ClickException(str(error)) from None
     except PetalsError as error:
         raise click.ClickException(str(error)) from None
 

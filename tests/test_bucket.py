@@ -115,6 +115,21 @@ def test_a_number_that_now_is_another_programs_is_left_alone(clone, port):
         bucket.stop()
 
 
+@pytest.mark.parametrize(
+    "damaged", [b"", b'{"pid": 1', b"\xff\xfe", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": 1%s}' % (b"0" * 40)]
+)
+def test_a_damaged_note_of_the_server_is_no_server(clone, port, damaged):
+    bucket.start(port)
+    (server,) = servers(clone)
+    server.kill()
+    psutil.wait_procs([server], timeout=10)
+    bucket.SERVER.write_bytes(damaged)
+    assert command("stop") == (1, "Error: no bucket runs here; make bucket starts one\n")
+    assert (clone / ".dvc" / "config.local").read_text().strip() == ""
+    bucket.SERVER.write_bytes(damaged)
+    assert command("start", f"--port={port}")[0] == 0
+
+
 def test_a_taken_port_is_one_line(clone):
     with socket.create_server((bucket.HOST, 0)) as other:
         port = other.getsockname()[1]

@@ -311,6 +311,48 @@ def test_a_wrong_submission_is_not_sent(server, monkeypatch, text, message):
     assert server.uploaded == b""
 
 
+DAMAGED = [
+    (b"id,label\nt0,0\nt\xff,0\n", "line 3: not UTF-8"),
+    (b"id,label\nt0,0\n" + b"t" * 131_073 + b",0\n", "line 3: damaged (field larger than field limit (131072))"),
+    (b'id,label\n"t0\nt1",0\n\xff', "line 4: not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        *DAMAGED,
+        (b"id,label\nt0," + b"9" * 5000 + b"\n", f"line 2: the label '{'9' * 39}…' is no number of 0 … 103"),
+        (b"id,label\n" + b"t" * 5000 + b",0\n", f"line 2: the id '{'t' * 39}…' is no test image of the competition"),
+    ],
+)
+def test_a_damaged_submission_is_one_line(tmp_path, data, message):
+    path = tmp_path / "submission.csv"
+    path.write_bytes(data)
+    with pytest.raises(PetalsError, match=re.escape(f"{path}: {message}")) as error:
+        kaggle.check_submission(path, IDS)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        *[("sample_submission.csv", *damage) for damage in DAMAGED],
+        ("sample_submission.csv", b"name,label\nt0,0\n", "line 1 must be id,label"),
+        ("ids.json", b'["a",\n"b"', "line 2: no JSON; run dvc repro prepare --force"),
+        ("ids.json", b'["a",\n"\xff"]', "line 2: not UTF-8"),
+        ("ids.json", b"[" + b"9" * 5000 + b"]", "line 1: must be a list of ids"),
+        ("ids.json", b"[1, 2, 3]", "line 1: must be a list of ids"),
+        ("ids.json", b'{"a": 1}', "line 1: must be a list of ids"),
+    ],
+)
+def test_damaged_ids_are_one_line(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(PetalsError, match=re.escape(f"{tmp_path / name}: {message}")) as error:
+        kaggle.wanted_ids(tmp_path, tmp_path, 3)
+    assert "\n" not in str(error.value)
+
+
 def test_a_submission_that_was_never_written_is_one_line(tmp_path):
     with pytest.raises(PetalsError, match="not found; dvc repro evaluate writes it"):
         kaggle.check_submission(tmp_path / "submission.csv", IDS)

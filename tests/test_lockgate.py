@@ -21,7 +21,7 @@ PIPELINE = """stages:
   score:
     cmd: python stages/score.py
     deps: [prepared, stages/score.py]
-    params: [lr]
+    params: [lr, pretrained]
     outs: [model.bin]
     metrics: [{score.json: {cache: false}}]
 """
@@ -42,7 +42,7 @@ def ran(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("ran")
     files = {
         "dvc.yaml": PIPELINE.replace("python", sys.executable),
-        "params.yaml": "data: photos\nsize: 64\nlr: 1e-3\n",
+        "params.yaml": "data: photos\nsize: 64\nlr: 1e-3\npretrained: true\n",
         "stages/prepare.py": PREPARE,
         "stages/score.py": SCORE,
         "photos/one.txt": "a rose",
@@ -92,6 +92,11 @@ EDITS = {
         [("params.yaml", "1e-3", "1e-2")],
         ["score: lr in params.yaml is 0.01, in dvc.lock 0.001"],
     ),
+    "a parameter of another type": (
+        [("params.yaml", "true", "1")],
+        ["score: pretrained in params.yaml is 1, in dvc.lock True"],
+    ),
+    "a whole number with a point": ([("params.yaml", "64", "64.0")], []),
     "a parameter nobody reads": ([("params.yaml", "lr:", "unread: 1\nlr:")], []),
     "a parameter gone": ([("params.yaml", "size: 64\n", "")], ["prepare: size is not in params.yaml"]),
     "a command": (
@@ -108,11 +113,11 @@ EDITS = {
         ["score: stages/score.py is no longer among its deps in dvc.yaml"],
     ),
     "a new parameter": (
-        [("dvc.yaml", "[lr]", "[lr, size]")],
+        [("dvc.yaml", "[lr, ", "[lr, size, ")],
         ["score: size of params.yaml is not in dvc.lock"],
     ),
     "a dropped parameter": (
-        [("dvc.yaml", "    params: [lr]\n", "")],
+        [("dvc.yaml", "[lr, pretrained]", "[pretrained]")],
         ["score: lr is no longer among its params in dvc.yaml"],
     ),
     "another out": (

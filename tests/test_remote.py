@@ -189,6 +189,26 @@ def test_a_push_from_one_clone_is_pulled_in_another(first, second, storage, capf
     assert second.dvc("repro", "--pull", "--allow-missing", "--dry").stdout.count("skipping") == 3
 
 
+@pytest.mark.parametrize("lost", ["everything", "one file"])
+def test_a_push_of_what_is_neither_here_nor_in_the_remote_is_one_line(first, second, storage, monkeypatch, lost):
+    """DVC alone warns and calls it a success."""
+    clone, missing = (second, "data/prepared, model.bin") if lost == "everything" else (first, "data/prepared")
+    if lost == "one file":
+        digest = hashlib.md5((first.root / "data" / "prepared" / "3.npy").read_bytes()).hexdigest()
+        (first.cache() / digest[:2] / digest[2:]).unlink()
+    assert clone.dvc("push").returncode == 0
+    monkeypatch.chdir(clone.root)
+    result = CliRunner().invoke(remote.main, ["push"])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: not whole here and not in the remote: {missing}; run dvc repro")
+    assert result.output.count("\n") == 1
+
+
+def test_a_push_from_an_empty_clone_is_fine_where_the_remote_has_all(first, second):
+    remote.push(first.root)
+    remote.push(second.root)
+
+
 def prepared_list(clone: Clone) -> str:
     """The hash of the list of data/prepared."""
     lock = yaml.safe_load((clone.root / "dvc.lock").read_text())
@@ -365,6 +385,8 @@ def test_no_answer_and_no_bucket_of_ones_own_are_one_line(first, storage, monkey
     assert "gs://petals: no answer from http://127.0.0.1:" in result.output
     (first.root / ".dvc" / "config.local").unlink()
     (first.root / ".dvc" / "config").write_text((REPOSITORY / ".dvc" / "config").read_text())
+    quiet = CliRunner().invoke(remote.main, ["push", "--if-bucket"])
+    assert (quiet.exit_code, quiet.output) == (0, "")
     result = CliRunner().invoke(remote.main, ["pull"])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "point the remote at it with dvc remote modify gcs url gs://BUCKET/dvc, see docs/gcp.md" in result.output

@@ -162,6 +162,7 @@ def test_noise_is_called_noise(repository):
     assert page.splitlines()[0].endswith("no difference beyond noise")
     assert page.count("| within noise |") == 2
     assert "1 image newly right, 1 newly wrong: McNemar's test gives p = 1 (exact binomial)" in page
+    assert "There are no intervals" not in page
     assert "1 pair newly confused" in page or "1 image newly wrong, 1 newly right" in page
 
 
@@ -201,7 +202,11 @@ def test_the_order_of_rows_does_not_matter(repository):
     actual, predicted = ["rose", "iris", "daisy"], ["rose", "iris", "iris"]
     repository.commit(run_files(actual, predicted, ["a", "b", "c"]), "before")
     repository.commit(run_files(actual[::-1], predicted[::-1], ["c", "b", "a"]))
-    assert "the same prediction for every image" in report("before").splitlines()[0]
+    page = report("before")
+    assert "the same prediction for every image" in page.splitlines()[0]
+    assert "Both sides predict the same for every image, so there is nothing to test." in page
+    assert "McNemar" not in page and "paired bootstrap" not in page and "noise" not in page
+    assert "| accuracy | 0.6667 | 0.6667 | 0.0000 |  |  |" in page
 
 
 def test_scores_that_are_not_of_the_predictions_are_pointed_out(repository):
@@ -321,6 +326,10 @@ def test_a_first_run_has_nothing_to_compare_with(repository):
     assert page.splitlines()[0] == "## no macro F1 to report: head has no scores"
 
 
+SIZES = [
+    f"stages: {{train: {{outs: [{{path: models/m, size: {size}}}]}}}}"
+    for size in (f"'{'9' * 400}'", "'5'", "1.5", "true", "-1", 2**63, "[]", "null")
+]
 DAMAGED = {
     "plots/predictions.csv": [
         "", "id,actual,predicted,confidence\n", "id;actual;predicted\n1;2;3\n", "id,actual,predicted\na,b\n",
@@ -330,7 +339,7 @@ DAMAGED = {
     "metrics/evaluate.json": ["", "[1]", "{", "NaN", "[" * 100_000, '{"a":' * 500 + "1" + "}" * 500],
     "params.yaml": ["", "a: [", "- 1", "a: &x [1]\nb: *x", "a: !!python/object:os.system x",
                     "a: 0x" + "f" * 9000],
-    "dvc.lock": ["stages: 3", "stages: {train: [1]}", "<<<<<<< HEAD\nstages: {}\n=======", "a\x00b"],
+    "dvc.lock": ["stages: 3", "stages: {train: [1]}", "<<<<<<< HEAD\nstages: {}\n=======", "a\x00b", *SIZES],
     "plots/train/train/loss.tsv": ["", "x\ty\n1\t2\n", "step\tloss\n1\n", "step\tloss\n1\ttwo\n", "\ufeff"],
 }  # fmt: skip
 
@@ -389,6 +398,28 @@ def test_fail_under_fails_by_the_upper_end_of_the_interval(repository):
     assert run("before", "--fail-under", str(high - 1e-6)).exit_code == 0
     assert run("before", "--fail-under", "-0.01").stdout == report("before")
     assert run("before", "before", "--fail-under", "0").exit_code == 0
+    assert run("before", "before", "--fail-under", "0.01").exit_code == 1
+
+
+@pytest.mark.parametrize("delta", ["nan", "inf", "-inf"])
+def test_fail_under_of_no_number_is_refused(repository, delta):
+    repository.commit(run_files(["rose", "iris"], ["rose", "rose"]))
+    result = run("HEAD", "--fail-under", delta)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "finite number" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_more_than_can_be_resampled_in_a_minute_is_scored_without_intervals(repository, monkeypatch):
+    actual = ["rose", "iris", "daisy", "rose"]
+    repository.commit(run_files(actual, actual[::-1]), "before")
+    repository.commit(run_files(actual, actual))
+    monkeypatch.setattr(statistics, "MOST_CELLS", 5)  # there are 3 triples and 3 classes
+    result = run("before", "--fail-under", "1")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].endswith("not judged, too much to resample")
+    assert "There are no intervals: so many images in so many classes" in result.stdout
+    assert "McNemar's test gives p" in result.stdout and "noise" not in result.stdout
+    assert "--fail-under does not apply: there is no interval" in result.stderr
 
 
 # Untrusted text

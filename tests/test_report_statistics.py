@@ -70,6 +70,12 @@ def test_the_bootstrap_is_repeatable_in_batches(monkeypatch):
     assert statistics.bootstrap(actual, base, head, 5) == whole
 
 
+def test_the_bootstrap_of_a_huge_input_is_left_out_at_once():
+    rng = np.random.default_rng(0)
+    actual, base, head = rng.integers(50_000, size=(3, 400_000))
+    assert statistics.bootstrap(actual, base, head, 50_000) == {}
+
+
 @pytest.mark.parametrize(("won", "lost"), [(0, 0), (3, 3), (1, 9), (14, 10), (0, 24)])
 def test_mcnemar_with_few_discordant_pairs_is_the_binomial_test(won, lost):
     test = statistics.mcnemar(*discordant(won, lost))

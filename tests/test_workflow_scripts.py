@@ -11,9 +11,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from test_report import Repository, report, run_files
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / ".github" / "scripts"
+CHART = """```mermaid
+%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#0969da"}}}}%%
+xychart-beta
+    title "Loss"
+    x-axis "step" 0 --> 1
+    y-axis 0 --> 1.5
+    line "head" [1.5, 0]
+```"""
 REPORT = "## macro F1 up\n\n| `rose` | 1 |\n\n<details>\n<summary>More</summary>\n\n#0969da --> 1\n\n</details>\n"
 harmless = runpy.run_path(str(SCRIPTS / "fetch_report.py"))["harmless"]
 
@@ -56,28 +65,35 @@ def bash(script: str, folder: Path = ROOT, **environment: str) -> subprocess.Com
 
 
 def test_training_hands_each_setting_over_as_one_argument(stand_in, tmp_path):
-    for name in ("git", "python"):
-        stand_in(name)
-    dvc = stand_in("dvc")
+    stand_in("git")
+    python, dvc = stand_in("python"), stand_in("dvc")
     assert bash("train.sh", tmp_path, OVERRIDES="lr=1e-4 epochs=3").returncode == 0
     run = ["exp", "run", "--pull", "--set-param", "lr=1e-4", "--set-param", "epochs=3"]
-    assert calls(dvc) == [run, ["push"]]
+    assert calls(dvc) == [run]
+    assert calls(python)[1:] == [["-m", "petals.remote", "push"], ["-m", "petals.summary"]]
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode == 0
-    assert calls(dvc)[2:] == [["exp", "run", "--pull"], ["push"]]
+    assert calls(dvc)[1:] == [["exp", "run", "--pull"]]
 
 
 def test_a_result_that_cannot_be_had_is_not_pushed(stand_in, tmp_path):
-    for name in ("git", "python"):
-        stand_in(name)
-    dvc = stand_in("dvc", {"push": b""})  # anything but push fails
+    stand_in("git")
+    python, dvc = stand_in("python"), stand_in("dvc", {})  # DVC fails
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
     assert calls(dvc) == [["exp", "run", "--pull"]]
+    assert not any("petals.remote" in call for call in calls(python))
+
+
+def test_a_result_that_is_not_in_the_bucket_fails_the_training(stand_in, tmp_path):
+    for name in ("git", "dvc"):
+        stand_in(name)
+    stand_in("python", {"pip": b"", "petals.summary": b""})  # petals.remote fails
+    assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
 
 
 # The machine
 
 
-def test_the_machine_may_reach_buckets_alone_and_takes_one_job(stand_in):
+def test_the_account_of_the_machine_reaches_buckets_alone_and_it_takes_one_job(stand_in):
     cml = stand_in("cml")
     account = "training@project.iam.gserviceaccount.com"
     settings = {"GPU": "nvidia-l4", "IMAGE": "a/b", "MACHINE": "petals-7-1", "MACHINE_TYPE": "g2-standard-8"}
@@ -153,11 +169,12 @@ def zipped(content: bytes, name: str = "report.md") -> bytes:
 
 
 def fetch(
-    stand_in, folder: Path, archive: bytes, size: int | None = None, count: int = 1
+    stand_in, folder: Path, archive: bytes, size: int | None = None, count: int = 3
 ) -> subprocess.CompletedProcess:
-    artifact = {"id": 5, "size_in_bytes": len(archive) if size is None else size}
+    size = len(archive) if size is None else size
+    artifacts = [{"id": number, "size_in_bytes": size} for number in (4, 5, 3)[:count]]
     answers = {
-        "repos/team/petals/actions/runs/12/artifacts": json.dumps({"artifacts": [artifact] * count}).encode(),
+        "repos/team/petals/actions/runs/12/artifacts": json.dumps({"artifacts": artifacts}).encode(),
         "repos/team/petals/actions/artifacts/5/zip": archive,
     }
     stand_in("gh", answers)
@@ -166,7 +183,7 @@ def fetch(
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_an_honest_report_arrives_as_it_was_written(stand_in, tmp_path):
+def test_an_honest_report_arrives_as_it_was_written_the_newest_of_a_run(stand_in, tmp_path):
     done = fetch(stand_in, tmp_path, zipped(REPORT.encode()))
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "report.md").read_text() == REPORT
@@ -183,8 +200,7 @@ def test_an_honest_report_arrives_as_it_was_written(stand_in, tmp_path):
         (zipped(b"x", "../report.md"), {}, "should hold report.md and nothing else"),
         (b"no archive", {}, "cannot be read"),
         (zipped(b"x" * 5000)[:-40], {}, "cannot be read"),
-        (zipped(b"x"), {"count": 0}, "has 0 artifacts"),
-        (zipped(b"x"), {"count": 2}, "has 2 artifacts"),
+        (zipped(b"x"), {"count": 0}, "has no artifact"),
     ],
 )
 def test_what_is_no_report_is_refused_in_one_line(stand_in, tmp_path, archive, arguments, reason):
@@ -201,6 +217,27 @@ def test_what_is_no_report_is_refused_in_one_line(stand_in, tmp_path, archive, a
         ("&#64;team", "&#64;"),
         ("fixes #12 and GH-3", "#12"),
         ("fixes GH-3", "GH-3"),
+        ("_GH\\-3_", "GH\\-"),
+        ("CVE-2021-44228", "CVE-"),
+        ("see ghsa-jfh8-c2jp-5v3q", "ghsa-"),
+        ("in a1b2c3d, that is", "a1b2c3d"),
+        ("_" + "0123456789" * 4 + "_", "6789012"),
+        ("$x$ and $`x`$", "$"),
+        ("_www.a.example_", "www."),
+        ("```geojson\n{}\n```", "geojson"),
+        ("> - ~~~ topojson\n{}", "topojson"),
+        ("1. ````stl", "stl"),
+        ("x ```math\n```", "```math"),
+        ("```mermaid\nflowchart LR\n  click A href\n```", "mermaid"),
+        (CHART.replace("x-axis", "click A href\n    x-axis"), "mermaid"),
+        (CHART.replace("Loss", 'Loss" click "A'), "mermaid"),
+        (f"> {CHART}", "mermaid"),
+        (f"<details>\n{CHART}", "mermaid"),  # HTML, where the chart's title is text like any other
+        ("\\`@team`", "@team"),  # no code, as GitHub reads it, here and below
+        ("``@team`", "@team"),
+        ("| `a | @team` |", "@team"),
+        ("<details>\n`@team`", "@team"),
+        ("[^`a]: @team`", "@team"),
         ("![x](/etc/passwd)", "]("),
         ("[x][y]\n\n[y]: //a.example", "]["),
         ("[y]: //a.example", "]:"),
@@ -217,6 +254,30 @@ def test_what_is_no_report_is_refused_in_one_line(stand_in, tmp_path, archive, a
 def test_nothing_in_a_comment_pings_links_loads_or_hides(text, gone):
     assert gone in text
     assert gone not in harmless(text)
+
+
+def test_names_in_code_and_charts_stay_as_they_are():
+    text = f"In `@team <b> #1 $x$ a1b2c3d [x](y)` and `\\`, 1234567890 images\n\n{CHART}\n\nand {CHART[:3]}\n"
+    kept = text.replace("1234567890", "123456\u200b7890").replace(f"and {CHART[:3]}", "and ˋˋˋ")
+    assert harmless(text) == kept
+    assert harmless("`a\n`@team`") == "ˋa\n`@team`"  # a span across two lines would have ended before @team
+
+
+@pytest.mark.parametrize("names", [["@team", "<img src=x>", "#1"], ["GH-1 & $x$", "[a](//b.example)", "\\"]])
+def test_an_ordinary_report_of_two_sides_stays_as_it_is(tmp_path, monkeypatch, names):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for command in (["init", "--quiet"], ["config", "user.name", "a"], ["config", "user.email", "a@example.com"]):
+        git(folder, *command)
+    sides = Repository(folder)
+    losses = {"before": {"val/a1b2c3d": [3, 2, 1]}, "after": {"val/a1b2c3d": [3, 1e-5, 1, 2], "train/x@y": [1, 2]}}
+    for position, branch in enumerate(losses):
+        predicted = names * 4 if position else names[1:] + names * 3 + names[:1]
+        sides.commit(run_files(names * 4, predicted, curves=losses[branch], lr=0.1 + position), branch)
+    monkeypatch.chdir(folder)
+    page = report("before", "after")
+    assert "```mermaid" in page and f"`{names[0]}`" in page and "newly right" in page and "`lr`" in page
+    assert harmless(page) == page
 
 
 def test_the_report_of_this_repository_stays_as_it_is():
@@ -290,3 +351,34 @@ def test_actionlint_is_left_out_aloud_where_it_cannot_be_had(tmp_path):
     (tmp_path / "actionlint").write_text("#!/bin/bash\nexit 3\n")
     (tmp_path / "actionlint").chmod(0o755)
     assert bash("actionlint.sh", PATH=str(tmp_path)).returncode == 3
+
+
+# The data, and actionlint
+
+
+@pytest.mark.parametrize(
+    ("in_git", "reachable", "here"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_what_needs_data_that_cannot_be_had_is_skipped_with_a_notice(stand_in, tmp_path, in_git, reachable, here):
+    stand_in("make")
+    stand_in("python", b"data/petals\n")
+    stand_in("git", {"ls-files --error-unmatch -- data/petals": b""} if in_git else {})
+    dvc = stand_in("dvc", {"pull --quiet data/petals": b""} if reachable else {})
+    output = tmp_path / "output"
+    done = bash("data-at-hand.sh", tmp_path, GITHUB_OUTPUT=str(output))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert output.read_text() == f"here={str(here).lower()}\n"
+    assert done.stdout.startswith("::notice title=Skipped::data/petals is neither") is not here
+    assert len(calls(dvc)) == (not in_git)
+
+
+@pytest.mark.parametrize(("on_github", "code"), [("true", 1), ("", 0)])
+def test_actionlint_is_left_out_with_a_message_but_never_on_github(tmp_path, on_github, code):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "bash").symlink_to("/bin/bash")
+    (folder / "curl").write_text("#!/bin/bash\nexit 6\n")
+    (folder / "curl").chmod(0o755)
+    done = bash("actionlint.sh", tmp_path, PATH=str(folder), GITHUB_ACTIONS=on_github)
+    assert done.returncode == code
+    assert "it is left out" in done.stderr

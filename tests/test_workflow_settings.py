@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from petals.errors import PetalsError
+from petals.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / ".github" / "scripts" / "overrides.py"
-checked = runpy.run_path(str(SCRIPT))["checked"]
+script = runpy.run_path(str(SCRIPT))
+checked = script["checked"]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ checked = runpy.run_path(str(SCRIPT))["checked"]
     ],
 )
 def test_good_settings_come_out_on_one_line(text, expected):
-    assert checked(text, ROOT / "params.yaml") == expected
+    assert checked(text, ROOT) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_good_settings_come_out_on_one_line(text, expected):
         ("learning_rate=1", "learning_rate is not a setting"),
         ("lr=1e-3 lr=1e-4", "lr is set twice"),
         ("lr=11", "lr: should be less than or equal to 10"),
-        ("lr=.nan", "lr: should be a finite number"),
+        ("lr=nan", "lr: should be a finite number"),
         ("lr=fast", "lr: should be a valid number"),
         ("epochs=1.5", "epochs: should be a valid integer"),
         ("pretrained=yes", "pretrained: should be a valid boolean"),
@@ -61,14 +63,30 @@ def test_good_settings_come_out_on_one_line(text, expected):
         ("data=/etc", "data: should be a folder in data/"),
         ("data=data/../../etc", "data: should be a folder in data/"),
         ("data=null", "data: should be a valid string"),
-        ("model=a:", "model: should be a valid string"),
-        ("model=...", "'...' is not a value"),
+        ("data=data", "data: should be apart from data/prepared/train"),
+        ("data=data/prepared", "data: should be apart from data/prepared/train"),
+        ("data=data/./prepared/train/", "data: should be apart from data/prepared/train"),
+        ("data=data/augmented/train", "data: should be apart from data/augmented"),
+        ("data=data/submission.csv", "data: should be apart from data/submission.csv"),
+        ("epochs=010", "epochs: should be a valid integer"),
+        ("model=vit_zz", "model: there is no 'vit_zz'; did you mean vit_"),
+        ("model=1e-3", "model: should be a valid string"),
+        ("model=...", "model: there is no '...'"),
     ],
 )
 def test_bad_settings_are_one_line(text, reason):
     with pytest.raises(PetalsError, match=re.escape(reason)) as error:
-        checked(text, ROOT / "params.yaml")
+        checked(text, ROOT)
     assert "\n" not in str(error.value)
+
+
+def test_the_names_of_models_are_those_of_the_registry():
+    assert script["MODELS"] == tuple(MODELS)
+
+
+def test_the_check_reads_settings_as_dvc_does_without_pytorch():
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, SCRIPT], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, check=True)
 
 
 @pytest.mark.parametrize(("text", "code"), [("lr=1e-4\nepochs=3", 0), ("lr=$(touch pwned)", 1)])

@@ -2,15 +2,18 @@
 
 Reads `knob=value` words from $OVERRIDES and prints one line for $GITHUB_OUTPUT: overrides=knob=value knob=value …
 Exits with 1 and one line on standard error for a word that is not of that form, a knob that no stage reads or that
-comes twice, and a value of the wrong type or out of range.
+comes twice, and a value that DVC would write down as something that a stage refuses.
 """
 
+import difflib
 import os
 import re
+import shutil
 import sys
-from pathlib import PurePosixPath
+import tempfile
+from pathlib import Path, PurePosixPath
 
-import yaml
+from dvc.utils.hydra import apply_overrides
 
 from petals import params
 from petals.errors import PetalsError
@@ -18,31 +21,63 @@ from petals.errors import PetalsError
 # Nothing that means something to a shell, to Hydra (which reads the values of `dvc exp run --set-param`: sweeps,
 # functions, interpolation) or to markdown.
 WORD = re.compile(r"(?P<knob>[a-z_]{1,40})=(?P<value>[A-Za-z0-9_./:+-]{1,100})", re.ASCII)
+MODELS = (  # the registry's names; petals.models itself needs PyTorch, which is not installed for this check
+    *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+    *("vit_ti_16", "vit_s_16", "vit_s_32", "vit_b_16", "vit_b_32", "vit_l_16"),
+    *("tiny_vit_5m", "tiny_vit_11m", "tiny_vit_21m"),
+    *("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"),
+)
 
 
-def checked(text: str, path: str = "params.yaml") -> str:
-    """The words of `text`, one space apart, once they have been found valid; raises PetalsError."""
-    values: dict[str, object] = {}
+def checked(text: str, root: str | Path = ".") -> str:
+    """The words of `text`, one space apart, once they have been found valid in `root`; raises PetalsError."""
+    words: dict[str, str] = {}
     for word in text.split():
         match = WORD.fullmatch(word)
         if not match:
             raise PetalsError(f"{word[:60]!r} is not a setting; write knob=value, such as lr=1e-4, with spaces between")
         knob = match["knob"]
         if knob not in params.KNOBS:
-            raise PetalsError(f"{knob} is not a setting; {path} lists them all")
-        if knob in values:
+            raise PetalsError(f"{knob} is not a setting; params.yaml lists them all")
+        if knob in words:
             raise PetalsError(f"{knob} is set twice; keep one")
-        try:
-            values[knob] = yaml.load(match["value"], Loader=params.Yaml12Loader)
-        except yaml.YAMLError:
-            raise PetalsError(f"{knob}: {match['value']!r} is not a value") from None
-    merged = params.read_mapping(path) | values
+        words[knob] = word
+    values = overridden(Path(root) / "params.yaml", list(words.values()))
     for model in (params.PipelineParams, *params.STAGES.values()):
-        params.check(model, merged, "settings")
-    folder = PurePosixPath(str(merged["data"]))
-    if folder.parts[:1] != ("data",) or ".." in folder.parts:
-        raise PetalsError(f"settings: data: should be a folder in data/, but is {str(folder)!r}")
+        params.check(model, values, "settings")
+    check_model(values["model"])
+    check_data(values["data"], Path(root) / "dvc.yaml")
     return " ".join(text.split())
+
+
+def overridden(path: Path, words: list[str]) -> dict[str, object]:
+    """The settings at `path` as DVC would have written them with `words`, which Hydra can parse, as they are WORDs."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(path, folder)
+        apply_overrides(copy, words)
+        return params.read_mapping(copy)
+
+
+def check_model(name: str) -> None:
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
+        raise PetalsError(f"settings: model: there is no {name!r}; did you mean {near}?")
+
+
+def check_data(data: str, pipeline: Path) -> None:
+    folder = PurePosixPath(data)
+    if folder.parts[:1] != ("data",) or ".." in folder.parts:
+        raise PetalsError(f"settings: data: should be a folder in data/, but is {data!r}")
+    for out in outs(pipeline):
+        if folder.is_relative_to(out) or out.is_relative_to(folder):
+            raise PetalsError(f"settings: data: should be apart from {out}, which the pipeline makes, but is {data!r}")
+
+
+def outs(pipeline: Path) -> list[PurePosixPath]:
+    """All that the stages of dvc.yaml make."""
+    stages = params.read_mapping(pipeline)["stages"].values()
+    listed = [out for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, ())]
+    return [PurePosixPath(out if isinstance(out, str) else next(iter(out))) for out in listed]
 
 
 if __name__ == "__main__":

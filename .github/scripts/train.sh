@@ -11,5 +11,5 @@ for word in "${words[@]}"; do
   arguments+=(--set-param "$word")
 done
 dvc exp run --pull "${arguments[@]}"
-dvc push
+python -m petals.remote push
 python -m petals.summary

@@ -1,5 +1,6 @@
 """Print the report: python -m petals.report BASE [HEAD]."""
 
+import math
 import sys
 
 import click
@@ -27,9 +28,12 @@ def main(base: str, head: str, fail_under: float | None) -> None:
     stand; to see what a branch did since it left main, name the merge base: "$(git merge-base main HEAD)".
 
     Exit code: 0; 1 by --fail-under; 2 for a revision that does not exist. Where the two sides cannot be
-    compared, as on a first run, --fail-under does not apply and says so on standard error.
+    compared, as on a first run, or are too large for an interval, --fail-under does not apply and says so
+    on standard error.
     """
     try:
+        if fail_under is not None and not math.isfinite(fail_under):
+            raise PetalsError(f"--fail-under should be a finite number such as -0.01, but is {fail_under}")
         result = report(resolve(base), resolve(head))
     except PetalsError as error:
         failure = click.ClickException(str(error))
@@ -39,7 +43,7 @@ def main(base: str, head: str, fail_under: float | None) -> None:
     if fail_under is None:
         return
     if result.interval is None:
-        click.echo("--fail-under does not apply: the two sides cannot be compared.", err=True)
+        click.echo("--fail-under does not apply: there is no interval to judge by.", err=True)
     elif result.interval.high < fail_under:
         sys.exit(1)
 

@@ -21,6 +21,9 @@ class Comparison:
 
     @cached_property
     def intervals(self) -> dict[str, statistics.Interval]:
+        """Of the differences of `macro_f1` and `accuracy`; empty where there is too much to resample."""
+        if self.same:  # so is every resample of it
+            return dict.fromkeys(("macro_f1", "accuracy"), statistics.Interval(0.0, 0.0))
         return statistics.bootstrap(self.actual, self.base, self.head, len(self.classes))
 
     @property

@@ -15,7 +15,7 @@ MOST_CHARACTERS = 60_000  # GitHub takes 65,536; the rest is left for what posts
 
 @dataclass(frozen=True)
 class Report:
-    """The markdown, and the interval of macro F1's difference where the sides could be compared."""
+    """The markdown, and the interval of macro F1's difference where there is one."""
 
     markdown: str
     interval: Interval | None
@@ -36,7 +36,7 @@ def report(base: Revision, head: Revision) -> Report:
         *([classes.images(comparison, before, after), classes.every_mover(comparison)] if comparison else []),
     ]
     markdown = fit(top, [section for section in found if section])
-    return Report(markdown, comparison.intervals["macro_f1"] if comparison else None)
+    return Report(markdown, comparison.intervals.get("macro_f1") if comparison else None)
 
 
 def fit(top: str, sections: list[Section], most: int = MOST_CHARACTERS) -> str:

@@ -28,7 +28,9 @@ def verdict(base: Side, head: Side, comparison: Comparison | None) -> str:
         return f"{scores}: not compared, {_why_not(base, head)}"
     if comparison.same:
         return f"{scores}: unchanged, the same prediction for every image"
-    interval = comparison.intervals["macro_f1"]
+    interval = comparison.intervals.get("macro_f1")
+    if interval is None:
+        return f"{scores} ({signed(after - before, 3)}): not judged, too much to resample"
     change = f"{signed(after - before, 3)}, 95 % interval {_bounds(interval, 3)}"
     return f"{scores} ({change}): {_judged(interval, 'no difference beyond noise', ', more than noise')}"
 
@@ -39,7 +41,7 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
     # The known scores in their own order, then whatever else evaluate.json holds.
     names = [name for name in LABELS if name in before or name in after]
     names += sorted((before.keys() | after.keys()) - set(LABELS))
-    intervals = comparison.intervals if comparison else {}
+    intervals = comparison.intervals if comparison and not comparison.same else {}
     rows = []
     for name in names[:MOST_ROWS]:
         old, new, interval = before.get(name), after.get(name), intervals.get(name)
@@ -60,12 +62,16 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
 
 
 def significance(comparison: Comparison) -> str:
-    """McNemar's test in a sentence, and how the intervals were made."""
+    """McNemar's test in a sentence, and how the intervals were made, where the predictions differ at all."""
+    if comparison.same:
+        return "Both sides predict the same for every image, so there is nothing to test."
     test = mcnemar(comparison.actual, comparison.base, comparison.head)
+    intervals = f"Intervals: paired bootstrap, {RESAMPLES:,} resamples of the validation images."
+    if not comparison.intervals:
+        intervals = "There are no intervals: so many images in so many classes would take minutes to resample."
     return (
         f"{counted(test.won, 'image')} newly right, {test.lost:,} newly wrong: McNemar's test gives "
-        f"p = {test.p:.2g} ({test.method}). Intervals: paired bootstrap, {RESAMPLES:,} resamples of the "
-        "validation images."
+        f"p = {test.p:.2g} ({test.method}). {intervals}"
     )
 
 

@@ -154,9 +154,15 @@ def _stages(text: str) -> dict[str, Stage]:
             deps={str(dep["path"]): str(dep.get("md5")) for dep in deps},
             params={str(key): value for values in files.values() for key, value in values.items()},
             outs={str(out["path"]): str(out.get("md5")) for out in outs},
-            sizes={str(out["path"]): int(out["size"]) for out in outs if "size" in out},
+            sizes={str(out["path"]): _size(out["size"]) for out in outs if "size" in out},
         )
     return stages
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise _Damaged("is damaged: a size in it is no number of bytes")
+    return value
 
 
 def _curve_paths(revision: Revision) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 RESAMPLES = 5_000
 EXACT_BELOW = 25  # discordant pairs; from here on chi-square is a good approximation of the binomial
+MOST_CELLS = 50_000  # of one resample: distinct triples of labels, and classes; more would take minutes
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of a batch of resamples
 
 
@@ -65,11 +66,14 @@ def bootstrap(
 
     Images are drawn with replacement, each with its true label and both predictions. A class that a resample
     lacks is left out of that resample's macro F1, by the same definition as in the whole sample.
-    Gives the intervals of the differences, head − base, of `macro_f1` and `accuracy`.
+    Gives the intervals of the differences, head − base, of `macro_f1` and `accuracy`; none at all where a resample
+    has more than MOST_CELLS cells.
     """
     # Images with the same three labels are alike, so drawing N images is one multinomial draw over the
     # distinct triples, and a resample is a row of counts.
     triples, counts = np.unique(np.stack([actual, base, head]), axis=1, return_counts=True)
+    if len(counts) + classes > MOST_CELLS:
+        return {}
     truth, base, head = triples
     gained = (head == truth).astype(int) - (base == truth)  # images by which head is ahead: 1, 0 or −1
     images = len(actual)
