@@ -61,7 +61,7 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
     saved = checkpoint.Checkpoint(key, net, optimizer, average)
     state = saved.load() or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
-        epoch = len(state["history"])
+        epoch = min(len(state["history"]), params.epochs - 1)  # the last, where only the outputs were missing
         step = state["step"] - epoch * steps_per_epoch
         click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
 
