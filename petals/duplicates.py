@@ -6,7 +6,7 @@ Two pictures of one flower a moment apart, one in train and one in validation, m
 import numpy as np
 
 THUMBNAIL = 16
-# Among the Oxford photographs near-duplicates correlate at 0.99 or more, all other pairs below 0.95.
+# Among the Oxford photographs 68 of the 69 near-duplicate pairs correlate at 0.99 or more, other pairs below 0.95.
 THRESHOLD = 0.97
 BLOCK = 256
 MOST = 5
