@@ -14,6 +14,7 @@ import pytest
 from petals.packed import Shards, create_shards, write_labels
 
 REPOSITORY = Path(__file__).parents[1]
+ORIGINAL = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +59,17 @@ def on_small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return run
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    """A copy of params.yaml that a test may spoil."""
+    path = tmp_path / "params.yaml"
+    path.write_text(ORIGINAL, encoding="utf-8")
+    return path
+
+
+def with_line(key: str, value: str) -> str:
+    """The text of params.yaml with `key` set to `value`, whatever that is."""
+    lines = [line for line in ORIGINAL.splitlines() if not line.startswith(f"{key}:")]
+    return "\n".join([*lines, f"{key}: {value}", ""])

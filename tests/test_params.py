@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import with_line
 from dvc.utils.hydra import apply_overrides
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,20 +14,6 @@ from ruamel.yaml import YAML
 from petals.params import KNOBS, STAGES, PipelineParams, TrainParams, load_params, read_mapping
 
 REPOSITORY = Path(__file__).parents[1]
-ORIGINAL = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def params(tmp_path: Path) -> Path:
-    path = tmp_path / "params.yaml"
-    path.write_text(ORIGINAL, encoding="utf-8")
-    return path
-
-
-def with_line(key: str, value: str) -> str:
-    """The text of params.yaml with `key` set to `value`, whatever that is."""
-    lines = [line for line in ORIGINAL.splitlines() if not line.startswith(f"{key}:")]
-    return "\n".join([*lines, f"{key}: {value}", ""])
 
 
 # --- who reads what ---

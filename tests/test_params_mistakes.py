@@ -3,24 +3,10 @@
 from pathlib import Path
 
 import pytest
+from conftest import ORIGINAL, with_line
 
 from petals.errors import PetalsError
 from petals.params import KNOBS, TrainParams, load_params
-
-ORIGINAL = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def params(tmp_path: Path) -> Path:
-    path = tmp_path / "params.yaml"
-    path.write_text(ORIGINAL, encoding="utf-8")
-    return path
-
-
-def with_line(key: str, value: str) -> str:
-    """The text of params.yaml with `key` set to `value`, whatever that is."""
-    lines = [line for line in ORIGINAL.splitlines() if not line.startswith(f"{key}:")]
-    return "\n".join([*lines, f"{key}: {value}", ""])
 
 
 def fault(path: Path) -> str:
