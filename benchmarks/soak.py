@@ -17,10 +17,10 @@ import click
 import psutil
 import yaml
 
+from benchmarks.workspace import make_workspace
 from petals.files import STATE
 from petals.isolation import dvc, isolate
 
-REPOSITORY = Path(__file__).parents[1]
 STAGES = ("prepare", "augment", "train", "evaluate", "export")
 # When a kill strikes, in turn; a stage that writes no checkpoints is at its work instead.
 MOMENTS = ("working", "committing", "saving")
@@ -68,28 +68,6 @@ def draw(kills: int, seed: int) -> list[Kill]:
         victim = "all" if moment == "committing" else rng.choice(VICTIMS)
         drawn.append(Kill(stage, moment, (strata[stage][turn] + rng.random()) / turns, victim))
     return drawn
-
-
-def make_workspace(root: Path, settings: dict[str, str]) -> Path:
-    """Copy the working tree to `root`, a git repository of its own, with `settings` put into params.yaml."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
-        if (REPOSITORY / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, root / name)
-    (root / "dvc.lock").unlink(missing_ok=True)  # all is to be run
-    params = (root / "params.yaml").read_text(encoding="utf-8")
-    for knob, value in settings.items():
-        params, found = re.subn(rf"(?m)^{re.escape(knob)}:.*$", lambda _, k=knob, v=value: f"{k}: {v}", params)
-        if not found:
-            raise click.BadParameter(f"params.yaml has no {knob}", param_hint="--set")
-    (root / "params.yaml").write_text(params, encoding="utf-8")
-    for command in ("init --quiet", "add .", "-c user.name=soak -c user.email=soak@localhost commit --quiet -m start"):
-        subprocess.run(["git", *command.split()], cwd=root, check=True)
-    return root
 
 
 def run_reference(root: Path, stages: Sequence[str] = STAGES) -> Reference:

@@ -47,14 +47,14 @@ preprocessing (uint8[N, H, W, 3] image) => (float[N, 3, {size}, {size}] pixels)
 
 
 class Probabilities(nn.Module):
-    """The network behind a softmax."""
+    """What the classifier answers, as the module that torch's exporter takes."""
 
     def __init__(self, classifier: Classifier):
         super().__init__()
         self.classifier = classifier
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.classifier(pixels).softmax(1)
+        return self.classifier.probabilities(pixels)
 
 
 def export(classifier: Classifier, info: dict[str, Any], path: str | Path) -> None:

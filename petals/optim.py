@@ -6,14 +6,20 @@ import torch
 from torch import nn
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) that decays matrices and kernels, but no bias and no norm."""
+def adamw(model: nn.Module, lr: float, weight_decay: float, head_lr: float = 1.0) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) that decays matrices and kernels, but no bias and no norm.
+
+    `model.head`, which is new, learns `head_lr` times as fast as the rest: each group has its `scale` of the rate.
+    """
     parameters = [each for each in model.parameters() if each.requires_grad]
+    head = {id(each) for each in model.head.parameters()} if head_lr != 1 else set()
     groups = [
-        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": weight_decay},
-        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for each in parameters if (each.ndim > 1) == decayed and (id(each) in head) == new]}
+        | {"weight_decay": weight_decay if decayed else 0.0, "scale": head_lr if new else 1.0}
+        for new in (False, True)
+        for decayed in (True, False)
     ]
-    return torch.optim.AdamW(groups, lr=lr, foreach=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, foreach=True)
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:

@@ -66,7 +66,10 @@ def create_shards(folder: Path, count: int, image_size: int, shard_bytes: int = 
 
 
 class PackedSplit:
-    """One split on disk: `images` (Shards), `labels` (int64), `ids`, `classes`, `image_size`."""
+    """One split on disk: `images` (Shards), `labels` (int64), `ids`, `classes`, `image_size`.
+
+    `final` says of train that it holds the images of val too.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -77,6 +80,7 @@ class PackedSplit:
             self.classes: list[str] = meta["classes"]
             self.image_size: int = meta["image_size"]
             self.count: int = meta["count"]
+            self.final: bool = meta.get("final", False)
         except FileNotFoundError as error:
             raise PetalsError(f"{error.filename}: not found; run dvc repro prepare, or dvc pull") from None
         except (EOFError, KeyError, TypeError, ValueError) as error:
@@ -118,15 +122,29 @@ def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta
 
 def keep_rows(folder: Path, rows: np.ndarray) -> None:
     """Rewrite a split in place with only the images at `rows`; the rest of its meta.json stays."""
-    split = PackedSplit(folder)
+    rewrite(folder, [(PackedSplit(folder), rows)])
+
+
+def append(folder: Path, other: Path, **meta: object) -> None:
+    """Rewrite a split in place with the images of `other` after its own, and `meta` added to its meta.json."""
+    parts = [PackedSplit(folder), PackedSplit(other)]
+    rewrite(folder, [(part, np.arange(len(part))) for part in parts], **meta)
+
+
+def rewrite(folder: Path, parts: Sequence[tuple[PackedSplit, np.ndarray]], **more: object) -> None:
+    """Put the images at the rows of each of `parts` in the place of what `folder` holds, never all in memory."""
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     with replacing(folder / "kept") as kept:
         kept.mkdir()
-        create_shards(kept, len(rows), split.image_size)
-        shards = Shards(kept, "r+")
-        for start in range(0, len(rows), 256):
-            shards.write(start, split.images.read(rows[start : start + 256]))
-        write_labels(kept, split.labels[rows], [split.ids[row] for row in rows], **meta)
+        create_shards(kept, sum(len(rows) for _, rows in parts), parts[0][0].image_size)
+        shards, place = Shards(kept, "r+"), 0
+        for split, rows in parts:
+            for start in range(0, len(rows), 256):
+                images = split.images.read(rows[start : start + 256])
+                shards.write(place, images)
+                place += len(images)
+        labels = np.concatenate([split.labels[rows] for split, rows in parts])
+        write_labels(kept, labels, [split.ids[row] for split, rows in parts for row in rows], **meta | more)
     for path in folder.glob("images-*.npy"):
         path.unlink()
     for path in (folder / "kept").iterdir():

@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from petals import architectures
 from petals.errors import PetalsError
 
 
@@ -25,6 +35,13 @@ def plain_path(path: str) -> str:
     if not path or set(path) & set('"$`\\\n'):
         raise ValueError('should be a path without " $ ` \\ or line ends')
     return path
+
+
+def weights_to_start_from(value: object) -> object:
+    # dvc.yaml names data/weights/${pretrained} as an input, so that a run depends on the file it uses and no other.
+    if not isinstance(value, bool) and not re.fullmatch(r"[\w.+-]+\.safetensors", str(value), re.ASCII):
+        raise ValueError("should be true, false, or the name of a .safetensors file that you dvc add in data/weights")
+    return value
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -49,6 +66,7 @@ class PrepareParams(StageParams):
     image_size: Annotated[int, Field(ge=16, le=1024)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     drop_leaks: bool
+    final: bool
 
 
 class AugmentParams(StageParams):
@@ -66,10 +84,15 @@ class AugmentParams(StageParams):
 class TrainParams(StageParams):
     seed: Annotated[int, Field(ge=0)]
     model: str
-    pretrained: bool
+    pretrained: Annotated[bool | str, BeforeValidator(weights_to_start_from)]
     epochs: Count
+    min_steps: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]  # the batch norm of one image is not defined
+    train_size: Annotated[float, Field(gt=0, le=1)]
+    frozen: Share
+    freeze_stats: bool
     lr: Annotated[float, Field(gt=0, le=10)]
+    head_lr: Annotated[float, Field(gt=0, le=1000)]
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     warmup_epochs: Annotated[float, Field(ge=0)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -92,6 +115,7 @@ class TrainParams(StageParams):
 
 
 class EvaluateParams(StageParams):
+    robustness: Annotated[int, Field(ge=0, le=5)]
     device: Device
     threads: Threads
 
@@ -115,7 +139,7 @@ def load_params(model: type[Params], path: str | Path = "params.yaml") -> Params
     """Read what one stage needs; the whole file is checked, so that a mistake shows before any work is done.
 
     Raises PetalsError for a file that is absent, is not a flat mapping, has a key twice or one that nobody reads,
-    lacks one, or holds a value of the wrong type or out of range.
+    lacks one, or holds a value of the wrong type or out of range, or a model with a size that it cannot take.
     """
     values = read_mapping(path)
     unknown = sorted(set(values) - KNOBS)
@@ -123,12 +147,21 @@ def load_params(model: type[Params], path: str | Path = "params.yaml") -> Params
         near = difflib.get_close_matches(unknown[0], KNOBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; remove it"
         raise PetalsError(f"{path}: no stage reads {unknown[0]!r}{hint}")
-    for each in (PipelineParams, *STAGES.values()):
-        check(each, values, path)
+    check(values, path)
     return model.model_validate(values)
 
 
-def check(model: type[StageParams], values: dict[str, object], path: str | Path) -> None:
+def check(values: dict[str, object], path: str | Path) -> None:
+    """Raise PetalsError, which starts with `path`, for the first knob that will not do, alone or beside the others."""
+    for each in (PipelineParams, *STAGES.values()):
+        check_stage(each, values, path)
+    try:
+        architectures.check(values["model"], values["image_size"], values["pretrained"] is True)
+    except PetalsError as error:
+        raise PetalsError(f"{path}: {error}") from None
+
+
+def check_stage(model: type[StageParams], values: dict[str, object], path: str | Path) -> None:
     try:
         model.model_validate(values)
     except ValidationError as error:

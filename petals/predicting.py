@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import nn
 
 from petals.augmentation import to_floats
+from petals.models import Classifier
 
 BATCH = 64
 
 
 @torch.inference_mode()
 def probabilities(
-    model: nn.Module,
+    model: Classifier,
     batches: Iterable[np.ndarray],
     device: torch.device,
     classes: int,
@@ -24,7 +24,7 @@ def probabilities(
     model.eval()
     parts = [np.empty((0, classes), np.float32)]
     for images in progress(batches):
-        logits = model(to_floats(torch.from_numpy(images).to(device)))
-        parts.append(logits.float().softmax(1).cpu().numpy())
+        pixels = to_floats(torch.from_numpy(images).to(device))
+        parts.append(model.probabilities(pixels).cpu().numpy())
     model.train(was_training)
     return np.concatenate(parts)

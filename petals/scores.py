@@ -13,8 +13,14 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
 
 
-def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
-    """All scores of probabilities (float, N × C) against `labels` (int64, N), rounded to 6 digits.
+def score(
+    labels: np.ndarray, probabilities: np.ndarray, before: np.ndarray, temperature: float, classes: Sequence[str]
+) -> dict[str, object]:
+    """All scores of `probabilities` (float, N × C) against `labels` (int64, N), rounded to 6 digits.
+
+    `nll` and `ece` are those of `probabilities`; `calibration` holds the model's `temperature`, and both as they are
+    `before` it, of probabilities at temperature 1 (float, N × C). Since the temperature was fitted to these very
+    images, `probabilities` should be those of petals.calibration.cross_fitted.
 
     `f1` lists each class that occurs in `labels`, `classes_absent` the others: as lists, since DVC makes a column of
     every number that is not in one.
@@ -29,6 +35,11 @@ def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str])
         "top5_accuracy": round(float((top5 == labels[:, None]).any(1).mean()), 6),
         "nll": round(negative_log_likelihood(labels, probabilities), 6),
         "ece": round(calibration_error(labels, probabilities), 6),
+        "calibration": {
+            "temperature": temperature,
+            "nll_before": round(negative_log_likelihood(labels, before), 6),
+            "ece_before": round(calibration_error(labels, before), 6),
+        },
         "classes_absent": [name for label, name in enumerate(classes) if label not in present],
         "f1": [{"class": classes[label], "f1": round(float(each), 6)} for label, each in zip(present, f1, strict=True)],
     }

@@ -18,24 +18,34 @@ LOOK = (
 def summary(root: str | Path = ".") -> str:
     """A table of the scores in `root`/metrics; raises PetalsError where a run has left none."""
     try:
-        card, scores, export = (
+        card, scores, robustness, export = (
             json.loads((Path(root) / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("prepare", "evaluate", "export")
+            for name in ("prepare", "evaluate", "robustness", "export")
         )
     except FileNotFoundError as error:
         raise PetalsError(f"{error.filename}: not found; run dvc repro first") from None
     images = card["images"]
+    final = scores.get("final", False)
     rows = [
         ("images", f"{images['train']} train, {images['val']} val, {images['test']} test"),
         ("classes", f"{card['classes']}"),
-        *((name.replace("_", " "), f"{scores[name]:.4f}") for name in ("macro_f1", "accuracy", "top5_accuracy")),
-        ("calibration error", f"{scores['ece']:.4f}"),
+        *([("scores", "none, as it is trained on val too (final: true)")] if final else score_rows(scores, robustness)),
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
     ]
     lines = [f"  {name:<20}{value}" for name, value in rows]
-    shown = [(path, what) for path, what in LOOK if images["test"] or "submission" not in path]
+    empty = {"plots/mistakes.png": final, "data/submission.csv": not images["test"]}
+    shown = [(path, what) for path, what in LOOK if not empty.get(path)]
     lines += ["", *(f"  {path:<25}{what}" for path, what in shown), "", "  dvc plots show opens curves and confusion."]
     return "\n".join(lines)
+
+
+def score_rows(scores: dict, robustness: dict) -> list[tuple[str, str]]:
+    named = ("macro_f1", "accuracy", "top5_accuracy")
+    rows = [(name.replace("_", " "), f"{scores[name]:.4f}") for name in named]
+    rows.append(("calibration error", f"{scores['ece']:.4f}"))
+    if robustness["severities"]:
+        rows.append(("macro f1, corrupted", f"{robustness['mean_macro_f1']:.4f}"))
+    return rows
 
 
 @click.command(help=__doc__)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from petals.errors import PetalsError
 from petals.packed import PackedSplit, Shards
@@ -18,6 +19,7 @@ class TrainingImages:
     def __init__(self, prepared: str | Path, augmented: str | Path, seed: int) -> None:
         self.split = PackedSplit(prepared)
         self.seed = seed
+        self.size = self.split.image_size
         try:
             meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
             self.policy: dict[str, float] = meta["policy"]
@@ -35,11 +37,22 @@ class TrainingImages:
         return [rows[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
 
     def read(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
-        """Images (uint8, N × H × W × 3) and labels (int64, N); each image goes through its versions by epochs."""
+        """Images (uint8, N × `size` × `size` × 3) and labels (int64, N).
+
+        Each image goes through its versions by epochs.
+        """
         version = (rows + epoch) % self.versions
         images = np.empty((len(rows), self.split.image_size, self.split.image_size, 3), np.uint8)
         plain = version == 0
         images[plain] = self.split.images.read(rows[plain])
         if not plain.all():
             images[~plain] = self.views.read((version[~plain] - 1) * len(self.split) + rows[~plain])
-        return torch.from_numpy(images), torch.from_numpy(self.split.labels[rows])
+        return resized(torch.from_numpy(images), self.size), torch.from_numpy(self.split.labels[rows])
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Shrink uint8 N × H × W × 3 to `size` × `size`, antialiased, by bilinear interpolation."""
+    if images.shape[1] == size:
+        return images
+    planes = F.interpolate(images.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
+    return planes.permute(0, 2, 3, 1).contiguous()

@@ -6,14 +6,21 @@ import click
 import numpy as np
 
 from petals import checkpoint, pictures
+from petals.calibration import cross_fitted, rescale
 from petals.devices import set_up
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import EvaluateParams, load_params
 from petals.predicting import BATCH, probabilities
+from petals.robustness import curves, measure, summarise
 from petals.scores import calibration_bins, class_table, score
 from petals.tables import write_csv, write_json
 from stages.cli import progress, stage
+
+PREDICTIONS = ("id", "actual", "predicted", "confidence")
+PER_CLASS = ("class", "f1", "precision", "recall", "support")
+CALIBRATION = ("scaling", "confidence", "accuracy", "images")
+ROBUSTNESS = ("corruption", "severity", "macro_f1")
 
 
 @stage(EvaluateParams)
@@ -21,13 +28,17 @@ from stages.cli import progress, stage
 @click.argument("val", type=click.Path(path_type=Path))
 @click.argument("test", type=click.Path(path_type=Path))
 @click.argument("metrics", type=click.Path(path_type=Path))
+@click.argument("robustness", type=click.Path(path_type=Path))
 @click.argument("plots", type=click.Path(path_type=Path))
 @click.argument("submission", type=click.Path(path_type=Path))
-def main(model: Path, val: Path, test: Path, metrics: Path, plots: Path, submission: Path) -> None:
+def main(model: Path, val: Path, test: Path, metrics: Path, robustness: Path, plots: Path, submission: Path) -> None:
     """Score MODEL (.safetensors, its .json beside it) on the images of VAL, and predict those of TEST.
 
-    Writes the scores to METRICS (JSON); predictions.csv, per_class.csv, calibration.csv and mistakes.png to the
-    folder PLOTS; and Kaggle's id,label to SUBMISSION, with no row where there is no test split.
+    Writes the scores to METRICS (JSON), and those of corrupted images to ROBUSTNESS (JSON); predictions.csv,
+    per_class.csv, calibration.csv, robustness.csv and mistakes.png to the folder PLOTS; and Kaggle's id,label to
+    SUBMISSION, with no row where there is no test split.
+
+    A model that has learnt from VAL too (`final: true`) is not scored: METRICS says so, and PLOTS are empty.
     """
     params = load_params(EvaluateParams)
     device = set_up(params.device, params.threads)
@@ -44,37 +55,64 @@ def main(model: Path, val: Path, test: Path, metrics: Path, plots: Path, submiss
         )
 
     validation = PackedSplit(val)
-    scores = predict(validation, "val")
-    labels, predicted = validation.labels, scores.argmax(1)
-    results = score(labels, scores, classes)
-    if results["classes_absent"]:
-        absent = results["classes_absent"]
-        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        click.echo(f"macro F1 leaves out {len(absent)} classes that val has no image of: {shown}")
+    if info["final"]:
+        results, trials = leave_empty(plots), []
+        said = f"final: the model has learnt from {val} too, so it scores nothing unseen and there is no macro F1"
+    else:
+        results = assess(validation, predict(validation, "val"), info["temperature"], plots)
+        trials = measure(val, params.robustness, predict)
+        said = f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(validation)} images"
 
-    write_csv(
-        plots / "predictions.csv",
-        ["id", "actual", "predicted", "confidence"],
-        (
-            (id_, classes[label], classes[guess], f"{each.max():.6f}")
-            for id_, label, guess, each in zip(validation.ids, labels, predicted, scores, strict=True)
-        ),
-    )
-    table = class_table(labels, predicted, classes)
-    write_csv(plots / "per_class.csv", ["class", "f1", "precision", "recall", "support"], table)
-    bins = calibration_bins(labels, scores)
-    rows = ((f"{each['confidence']:.4f}", f"{each['accuracy']:.4f}", each["images"]) for each in bins)
-    write_csv(plots / "calibration.csv", ["confidence", "accuracy", "images"], rows)
-    draw_mistakes(validation, scores, plots / "mistakes.png")
+    drift = summarise(trials)
+    write_json(robustness, drift)
+    write_csv(plots / "robustness.csv", ROBUSTNESS, curves(trials, results.get("macro_f1")))
+    if trials:
+        worst = drift["by_corruption"][0]
+        click.echo(
+            f"robustness: macro F1 {drift['mean_macro_f1']:.4f} on corrupted images,"
+            f" worst {worst['mean_macro_f1']:.4f} ({worst['corruption']})"
+        )
 
     unlabelled = PackedSplit(test)
     guesses = predict(unlabelled, "test").argmax(1)
     write_csv(submission, ["id", "label"], zip(unlabelled.ids, guesses, strict=True))
     write_json(metrics, results)
-    click.echo(
-        f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(labels)} images;"
-        f" {len(guesses)} rows in {submission}"
+    click.echo(f"{said}; {len(guesses)} rows in {submission}")
+
+
+def assess(split: PackedSplit, scores: np.ndarray, temperature: float, plots: Path) -> dict[str, object]:
+    """Score probabilities at `temperature` (float32, N × C) on the labelled images of `split`; fill `plots`."""
+    labels, predicted, classes = split.labels, scores.argmax(1), split.classes
+    before = rescale(scores, 1 / temperature)
+    after = cross_fitted(labels, before)
+    results = score(labels, after, before, temperature, classes)
+    if results["classes_absent"]:
+        absent = results["classes_absent"]
+        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        click.echo(f"macro F1 leaves out {len(absent)} classes that val has no image of: {shown}")
+
+    predictions = (
+        (id_, classes[label], classes[guess], f"{each.max():.6f}")
+        for id_, label, guess, each in zip(split.ids, labels, predicted, scores, strict=True)
     )
+    write_csv(plots / "predictions.csv", PREDICTIONS, predictions)
+    write_csv(plots / "per_class.csv", PER_CLASS, class_table(labels, predicted, classes))
+    bins = (
+        (scaling, f"{each['confidence']:.4f}", f"{each['accuracy']:.4f}", each["images"])
+        for scaling, probabilities in (("before", before), ("after", after))
+        for each in calibration_bins(labels, probabilities)
+    )
+    write_csv(plots / "calibration.csv", CALIBRATION, bins)
+    draw_mistakes(split, scores, plots / "mistakes.png")
+    return results
+
+
+def leave_empty(plots: Path) -> dict[str, object]:
+    """Write the files of `assess` with nothing in them."""
+    for name, header in (("predictions", PREDICTIONS), ("per_class", PER_CLASS), ("calibration", CALIBRATION)):
+        write_csv(plots / f"{name}.csv", header, [])
+    pictures.grid([], [], plots / "mistakes.png")
+    return {"final": True}
 
 
 def draw_mistakes(split: PackedSplit, scores: np.ndarray, path: Path) -> None:

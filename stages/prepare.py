@@ -10,7 +10,7 @@ from petals.card import class_counts, data_card, find_duplicates
 from petals.dataset import SPLITS
 from petals.errors import PetalsError
 from petals.files import replacing
-from petals.packed import keep_rows
+from petals.packed import append, keep_rows
 from petals.packing import pack
 from petals.params import PrepareParams, load_params
 from petals.rawdata import check_ids, open_dataset
@@ -31,7 +31,8 @@ def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_c
     """Pack the photographs of DATA into PREPARED/train, val and test.
 
     DATA is Kaggle's TFRecord layout or one folder a class. CARD (JSON) receives the data card, CLASSES_CSV
-    the number of images by class, DUPLICATES_CSV the near-duplicate pairs.
+    the number of images by class, DUPLICATES_CSV the near-duplicate pairs: all of the splits as they were found,
+    though with `final: true` the images of val end up in PREPARED/train as well.
     """
     params = load_params(PrepareParams)
     dataset = open_dataset(data, params.image_size, params.val_fraction)
@@ -57,6 +58,9 @@ def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_c
                 raise PetalsError(f"drop_leaks: all training images of {name!r} are in val or test too; add others")
             keep_rows(folder / "train", kept)
         dropped = len(leaks) if params.drop_leaks else 0
+        if params.final:
+            append(folder / "train", folder / "val", final=True)
+            click.echo(f"final: train holds the {len(packed['val'].ids)} images of val too")
 
     if leaks:
         fate = "dropped from train" if params.drop_leaks else "kept: drop_leaks: true takes them out"

@@ -1,5 +1,6 @@
 """train: fit the classifier."""
 
+import math
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from torch import nn
 
 from petals import checkpoint, models
 from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals.calibration import fit_temperature
 from petals.curves import Curves
 from petals.devices import autocast, describe, set_up
 from petals.errors import PetalsError
@@ -27,11 +29,17 @@ from stages.cli import Interrupt, progress, stage
 @click.argument("train", type=click.Path(path_type=Path))
 @click.argument("val", type=click.Path(path_type=Path))
 @click.argument("augmented", type=click.Path(path_type=Path))
+@click.argument("pretrained", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("metrics", type=click.Path(path_type=Path))
 @click.argument("curves", type=click.Path(path_type=Path))
-def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, curves: Path) -> None:
+def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
     """Fit the classifier to the images of TRAIN and their views in AUGMENTED; VAL is only watched.
+
+    At the end the temperature of its probabilities is fitted to VAL. Where TRAIN holds the images of VAL too
+    (`final: true`), nothing is watched and the temperature stays 1.
+
+    It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
     Writes the weights to MODEL (.safetensors) with a .json beside it that says how to use them, the last
     values of the curves to METRICS (JSON), and the curves to the folder CURVES (TSV).
@@ -45,28 +53,35 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
     classes = data.split.classes
 
     torch.manual_seed(seed_for(params.seed, "head"))
-    net = models.create(params.model, len(classes), data.split.image_size, params.pretrained)
+    net = models.create(params.model, len(classes), data.split.image_size, params.pretrained is True)
+    if isinstance(params.pretrained, str):
+        click.echo(weights.warm_start(net, pretrained, classes))
     net = net.to(device, memory_format=torch.channels_last).train()
-    optimizer = adamw(net, params.lr, params.weight_decay)
+    if params.pretrained:
+        net.freeze(params.frozen, params.freeze_stats)
+    data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
+    optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
     average = AveragedWeights(net, params.ema)
-    policy = view_policy(data.policy, data.split.image_size) if data.versions == 1 else None
+    policy = view_policy(data.policy, data.size) if data.versions == 1 else None
     augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
 
     steps_per_epoch = len(data.order(0, params.batch_size))
-    steps = params.epochs * steps_per_epoch
+    epochs = max(params.epochs, math.ceil(params.min_steps / steps_per_epoch))
+    steps = epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
 
-    key = checkpoint.fingerprint(params.model_dump() | {"device": describe(device)}, [train, val, augmented])
+    inputs = [train, val, augmented, pretrained]
+    key = checkpoint.fingerprint(params.model_dump() | {"device": describe(device)}, inputs)
     saved = checkpoint.Checkpoint(key, net, optimizer, average)
     state = saved.load() or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
-        epoch = min(len(state["history"]), params.epochs - 1)  # the last, where only the outputs were missing
+        epoch = min(len(state["history"]), epochs - 1)  # the last, where only the outputs were missing
         step = state["step"] - epoch * steps_per_epoch
         click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
 
     with Curves(metrics, curves, state["history"]) as log, Interrupt() as interrupt:
-        for epoch in range(len(state["history"]), params.epochs):
+        for epoch in range(len(state["history"]), epochs):
             order = data.order(epoch, params.batch_size)
             for rows in progress(order[state["step"] - epoch * steps_per_epoch :], f"epoch {epoch + 1}", "step"):
                 if saved.due() or interrupt.requested:
@@ -76,7 +91,7 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["scale"]
 
                 torch.manual_seed(seed_for(params.seed, "step", step))
                 images, labels = (each.to(device) for each in data.read(rows, epoch))
@@ -94,19 +109,23 @@ def main(train: Path, val: Path, augmented: Path, model: Path, metrics: Path, cu
 
             saved.save(state)  # before the validation, which may take longer than an epoch
             interrupt.leave()
-            values = {
-                "train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]},
-                "val": watch(net, average, watched, device, state["at"]),
-            }
+            values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
+            said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
+            if not data.split.final:
+                values["val"] = watch(net, average, watched, device, state["at"])
+                said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
-            click.echo(
-                f"epoch {epoch + 1}/{params.epochs}: train loss {values['train']['loss']:.3f},"
-                f" val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
-            )
+            click.echo(said)
         interrupt.leave()
         average.swap()
-        weights.save(net, classes, model)
+        if data.split.final:
+            click.echo("final: train holds val too, so nothing is watched and the temperature stays 1")
+        else:
+            scores = probabilities(net, watched.batches(BATCH), device, len(classes))
+            net.temperature.fill_(fit_temperature(watched.labels, scores))
+            click.echo(f"temperature {net.temperature:.3f}, fitted to val")
+        weights.save(net, classes, model, data.split.final)
         average.swap()
     saved.finish(state, model)
 

@@ -15,7 +15,15 @@ from PIL import Image
 from petals.tfrecord import encode_example, write_records
 
 COLOURS = {"crocus": (120, 60, 190), "daisy": (240, 240, 230), "tulip": (200, 30, 40)}
-SMALL = {"image_size": 32, "views": 1, "epochs": 2, "batch_size": 8, "data": "data/tiny"}
+SMALL = {
+    "image_size": 32,
+    "views": 1,
+    "epochs": 2,
+    "min_steps": 0,
+    "batch_size": 8,
+    "robustness": 1,
+    "data": "data/tiny",
+}
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from stages import augment, prepare, train
 
 pytestmark = pytest.mark.slow
 OUTS = ("models/model.safetensors", "metrics/train.json", "plots/train")
-ARGUMENTS = ("data/prepared/train", "data/prepared/val", "data/augmented", *OUTS)
+ARGUMENTS = ("data/prepared/train", "data/prepared/val", "data/augmented", "data/weights/true", *OUTS)
 STEPS = 3  # an epoch: 24 images in batches of 8
 
 

@@ -4,34 +4,57 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from petals.architectures import ARCHITECTURES
 from petals.errors import PetalsError
 from petals.images import decode
-from petals.models import MODELS, Classifier, check_image_size, create, efficientnet_lite, find, transformers
+from petals.models import (
+    MODELS,
+    Classifier,
+    create,
+    efficientnet_lite,
+    train_size,
+    transformers,
+)
 from petals.models.weights import load, save, warm_start
 from petals.tfrecord import decode_example, read_records
 
 torch.set_num_threads(2)
 
-HEAVY = {"vit_b_16", "vit_b_32", "vit_l_16"}  # the wiring of the smaller ones, a hundred million weights more
 
-
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in HEAVY])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_learns_at_its_smallest_size(name):
-    size = MODELS[name].min_size
-    model = create(name, 5, size, pretrained=False).to(memory_format=torch.channels_last)
-    images = torch.rand(2, 3, size, size)
-    logits = model(images)
-    logits.logsumexp(1).sum().backward()
-    assert logits.shape == (2, 5) and logits.dtype == torch.float32
-    assert model.features(images).shape == (2, model.head.in_features)
-    groups = model.groups()
-    assert groups[-1] == list(model.head.parameters())
-    assert {id(p) for group in groups for p in group} == {id(p) for p in model.parameters()}
-    assert sum(map(len, groups)) == len(list(model.parameters()))
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    size = ARCHITECTURES[name].min_size
+    model = seeded(1, name, 3, size).to(memory_format=torch.channels_last)
+    images = torch.rand(3, 3, size, size)
+    features = model.features(images)
+    assert features.shape == (3, model.head.in_features) and features.dtype == torch.float32
+    stages = [*model.backbone.stages(), model.head]
+    assert sorted(id(p) for stage in stages for p in stage.parameters()) == sorted(map(id, model.parameters()))
+
+    learnt = set()
+
+    def descend(parameter: nn.Parameter) -> None:
+        """Step down at once, so that the gradients of 300 million weights are never held together."""
+        with torch.no_grad():
+            parameter -= 0.01 * parameter.grad
+        assert parameter.grad.isfinite().all()
+        parameter.grad = None
+        learnt.add(parameter)
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(descend)
+    losses = []
+    for _ in range(4):
+        torch.manual_seed(1)  # the same blocks are skipped each time
+        losses.append(F.cross_entropy(model(images), torch.arange(3)))
+        losses[-1].backward()
+    assert learnt == set(model.parameters())
+    assert losses[-1] < losses[0] - 0.01
 
 
 def seeded(seed: int, *args: object, pretrained: bool = False) -> Classifier:
@@ -139,6 +162,17 @@ def test_vit_takes_the_class_token_and_keeps_no_activations():
     assert not any(torch.is_tensor(v) or v for m in model.modules() for v in [getattr(m, "results", None)])
 
 
+def test_the_convolutional_stem_sees_the_grid_of_16_px_and_no_trace_of_the_probe():
+    network = create("vit_s_conv", 3, 96, pretrained=False).backbone.network
+    tokens = network.patch_embedding
+    norms = [each for each in tokens.backbone if isinstance(each, nn.BatchNorm2d)]
+    assert tokens.grid_size == (6, 6) and [norm.num_features for norm in norms] == [48, 96, 192, 384]
+    assert all(norm.num_batches_tracked == 0 and (norm.running_var == 1).all() for norm in norms)
+    assert all(module.training for module in network.modules())
+    # Xiao et al., table 2: 11 blocks; with Kornia's MLPs of four times the width.
+    assert len(network.encoder) == 11 and network.norm.normalized_shape == (384,)
+
+
 def test_position_embeddings_move_with_the_grid():
     grid = torch.arange(14.0).repeat(14, 1)  # a ramp from left to right
     positions = torch.cat([torch.tensor([[-1.0]]), grid.reshape(-1, 1)])
@@ -153,7 +187,7 @@ def test_position_embeddings_move_with_the_grid():
 def test_pretrained_vit_fits_another_image_size(monkeypatch):
     published = transformers.VisionTransformer.from_config("vit_ti/16", image_size=224)
     monkeypatch.setattr(transformers, "download", lambda name, build: published)
-    backbone = transformers.ViT("vit_ti/16", 64, pretrained=True)
+    backbone = transformers.patch_vit("vit_ti/16", 64, pretrained=True)
     assert torch.equal(backbone.network.norm.weight, published.norm.weight)
     block = backbone.network.encoder[3][0].fn[1].qkv.weight
     assert torch.equal(block, published.encoder.blocks[3][0].fn[1].qkv.weight)
@@ -176,7 +210,7 @@ def test_weights_that_cannot_be_downloaded(name, monkeypatch, tmp_path):
 
 
 def test_weights_that_do_not_exist():
-    with pytest.raises(PetalsError, match="no pretrained weights of mobilevit_xs; set pretrained=false"):
+    with pytest.raises(PetalsError, match="no published weights of mobilevit_xs; set pretrained=false"):
         create("mobilevit_xs", 3, 64, pretrained=True)
 
 
@@ -186,26 +220,15 @@ def test_weights_that_are_not_installed(monkeypatch):
         create("efficientnet_lite0", 3, 64, pretrained=True)
 
 
-def test_unknown_model_names_the_nearest():
-    with pytest.raises(PetalsError, match=r"no 'tinyvit_5m'; did you mean tiny_vit_5m\?"):
-        find("tinyvit_5m")
+def test_the_registry_has_what_the_table_names():
+    assert set(MODELS) == set(ARCHITECTURES) and all(name == spec.name for name, spec in MODELS.items())
 
 
-@pytest.mark.parametrize(
-    "name, size, near",
-    [
-        ("vit_ti_16", 100, "96 or 112"),
-        ("tiny_vit_5m", 331, "320 or 352"),
-        ("mobilevit_s", 224, "192 or 256"),
-        ("mobilevit_s", 30, "64"),
-        ("efficientnet_lite0", 20, "32"),
-    ],
-)
-def test_image_sizes_that_do_not_fit(name, size, near):
-    with pytest.raises(PetalsError, match=f"^image_size: {name} cannot take {size}, .* nearest: {near}$"):
-        create(name, 3, size, pretrained=False)
-    for fitting in near.split(" or "):
-        check_image_size(find(name), int(fitting))
+def test_what_a_model_cannot_be_is_refused():
+    with pytest.raises(PetalsError, match=r"no 'tinyvit_5m'"):
+        create("tinyvit_5m", 3, 64, pretrained=False)
+    with pytest.raises(PetalsError, match=r"vit_ti_16 cannot take 100"):
+        create("vit_ti_16", 3, 100, pretrained=False)
 
 
 @pytest.fixture
@@ -233,6 +256,20 @@ def test_the_json_decides_the_normalisation(saved):
     assert torch.allclose(load(saved)[0].mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
 
 
+def test_the_temperature_is_saved_and_changes_probabilities_alone(tmp_path):
+    model = seeded(0, "mobilevit_xxs", 3, 64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    logits = model(images)
+    assert torch.equal(model.probabilities(images), logits.softmax(1))
+    model.temperature.fill_(0.6123)
+    save(model, ["rose", "lily", "iris"], tmp_path / "m.safetensors", final=True)
+    again, info = load(tmp_path / "m.safetensors")
+    assert (info["temperature"], info["final"]) == (0.6123, True)
+    assert torch.equal(again(images), logits)
+    assert torch.allclose(again.probabilities(images), (logits / 0.6123).softmax(1), atol=1e-7)
+    assert not [name for name in model.state_dict() if "temperature" in name]
+
+
 def edit(path: Path, **changes: object) -> None:
     path = path.with_suffix(".json")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -247,9 +284,13 @@ def edit(path: Path, **changes: object) -> None:
         (lambda path: path.with_suffix(".json").unlink(), "model.json is missing"),
         (lambda path: path.with_suffix(".json").write_text("{"), "model.json is not JSON"),
         (lambda path: path.with_suffix(".json").write_text("[]"), "model.json: 'format' is missing"),
-        (lambda path: edit(path, format=2), "model.json: format 2 is not known"),
+        (lambda path: edit(path, format=3), "model.json: format 3 is not known"),
         (lambda path: edit(path, mean=[1]), "model.json: 'mean' should be three numbers"),
         (lambda path: edit(path, std=[1, 0, 1]), "model.json: 'std' should be three numbers"),
+        (lambda path: edit(path, temperature=None), "model.json: 'temperature' is missing"),
+        (lambda path: edit(path, temperature=0.0), "model.json: 'temperature' should be more than 0"),
+        (lambda path: edit(path, temperature=float("nan")), "model.json: 'temperature' should be more than 0"),
+        (lambda path: edit(path, final="no"), "model.json: 'final' is missing or not of type bool"),
         (lambda path: edit(path, classes=["a", "b"]), r"head.weight has shape \(3, 320\), not \(2, 320\)"),
         (lambda path: edit(path, classes=[]), "model.json: 'classes' should be names"),
         (lambda path: edit(path, architecture="vit_ti_16"), "tensor backbone.*is missing"),
@@ -264,22 +305,125 @@ def test_a_broken_model_gets_one_line(saved, spoil, said):
     assert "\n" not in str(error.value)
 
 
-def test_warm_start_takes_the_head_where_it_fits(saved):
-    same, fewer = (seeded(9, "mobilevit_xxs", classes, 64) for classes in (3, 2))
-    own_head = fewer.head.weight.clone()
+@pytest.mark.parametrize(
+    ("classes", "head"),
+    [
+        (["rose", "lily", "iris"], "weights and head from"),
+        (["rose", "lily", "tulip"], "the head is new"),
+        (["lily", "rose", "iris"], "the head is new"),
+        (["rose", "lily"], "the head is new"),
+    ],
+)
+def test_warm_start_takes_the_head_of_the_same_classes(saved, classes, head):
+    model = seeded(9, "mobilevit_xxs", len(classes), 64)
+    own = model.head.weight.clone()
     source, _ = load(saved)
-    assert "head is new" not in warm_start(same, saved)
-    assert "head is new" in warm_start(fewer, saved)
-    assert torch.equal(same.head.weight, source.head.weight)
-    assert torch.equal(fewer.head.weight, own_head)
-    for model in (same, fewer):
-        assert torch.equal(model.backbone.network.conv2[0].weight, source.backbone.network.conv2[0].weight)
-    with pytest.raises(PetalsError, match="cannot be read"):
-        warm_start(same, saved.parent)
+    assert head in warm_start(model, saved, classes)
+    assert torch.equal(model.head.weight, own if "new" in head else source.head.weight)
+    assert torch.equal(model.backbone.network.conv2[0].weight, source.backbone.network.conv2[0].weight)
+
+
+@pytest.mark.parametrize("before", ["", "backbone."])
+def test_warm_start_takes_a_backbone_alone(tmp_path, before):
+    source = seeded(1, "mobilevit_xxs", 3, 64)
+    path = tmp_path / "backbone.safetensors"
+    save_file({before + name: tensor for name, tensor in source.backbone.state_dict().items()}, path)
+    model = seeded(2, "mobilevit_xxs", 3, 64)
+    own = model.head.weight.clone()
+    assert "the head is new" in warm_start(model, path, ["a", "b", "c"])
+    assert torch.equal(model.head.weight, own)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, source.backbone.state_dict()[name])
+
+
+@pytest.mark.parametrize("name", ["vit_ti_16", "vit_ti_conv", "efficientnet_lite0"])
+def test_warm_start_at_another_image_size(tmp_path, name):
+    source = seeded(1, name, 3, 96)
+    save(source, ["a", "b", "c"], tmp_path / "96.safetensors")
+    model = seeded(2, name, 3, 64)
+    warm_start(model, tmp_path / "96.safetensors", ["a", "b", "c"])
+    if name != "efficientnet_lite0":
+        positions = source.backbone.network.patch_embedding.positions.detach()
+        found = model.backbone.network.patch_embedding.positions
+        assert torch.equal(found, transformers.resized_positions(positions, 4))
+    assert model(torch.rand(2, 3, 64, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({}, "tensor backbone.network.patch_embedding.cls_token is missing"),
+        ({"backbone.network.patch_embedding.positions": torch.rand(5, 64)}, r"\(5, 64\), not \(5, 192\)"),
+        ({"backbone.network.patch_embedding.positions": torch.rand(4, 192)}, r"\(4, 192\), not \(5, 192\)"),
+        ({"backbone.network.patch_embedding.positions": torch.tensor(1.0)}, r"shape \(\), not \(5, 192\)"),
+        ({"backbone.network.patch_embedding.positions": torch.ones(10, 192).int()}, r"\(10, 192\), not \(5, 192\)"),
+        ({"network.other": torch.rand(1)}, "tensor backbone.network.other is not expected"),
+    ],
+)
+def test_warm_start_from_what_does_not_fit_is_one_line(tmp_path, tensors, said):
+    model = seeded(1, "vit_ti_16", 3, 32)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()} if tensors else {}
+    save_file(state | tensors, tmp_path / "x.safetensors")
+    with pytest.raises(PetalsError, match=f"x.safetensors does not fit vit_ti_16 at 32 px: .*{said}"):
+        warm_start(model, tmp_path / "x.safetensors", ["a", "b", "c"])
+
+
+def test_warm_start_from_another_architecture_or_no_file(saved):
+    model = seeded(1, "efficientnet_lite0", 3, 64)
     with pytest.raises(PetalsError, match="does not fit efficientnet_lite0 at 64 px: tensor backbone"):
-        warm_start(create("efficientnet_lite0", 3, 64, pretrained=False), saved)
+        warm_start(model, saved, ["rose", "lily", "iris"])
+    with pytest.raises(PetalsError, match="cannot be read"):
+        warm_start(model, saved.parent, [])
 
 
 def test_dropout_is_the_head_s_alone():
     model = create("efficientnet_lite2", 3, 32, pretrained=False)
     assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3]
+
+
+def step(model: Classifier) -> None:
+    """One large step of plain gradient descent on noise, in training mode."""
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    F.cross_entropy(model.train()(images), torch.tensor([0, 1, 2, 0])).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+
+
+def changed(model: Classifier, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_what_is_frozen_stays_to_the_bit():
+    model = seeded(1, "efficientnet_lite0", 3, 32, pretrained=True)
+    model.freeze(0.3, stats=True)  # 5 of the 18 stages: the stem and four blocks
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step(model)
+    moved = changed(model, before)
+    assert not [name for name in moved if name.startswith("backbone.stem.") or name.split(".")[2] in tuple("0123")]
+    assert not [name for name in moved if "running" in name or "num_batches" in name]
+    assert {"head.weight", "backbone.top.norm.weight", "backbone.blocks.4.expand.conv.weight"} <= moved
+
+
+def test_nothing_is_frozen_unless_asked():
+    model = seeded(1, "efficientnet_lite0", 3, 32, pretrained=True)
+    model.freeze(0, stats=False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step(model)
+    assert changed(model, before) == set(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "share", "size"),
+    [
+        ("efficientnet_lite0", 160, 0.8, 128),
+        ("efficientnet_lite0", 224, 0.8, 176),
+        ("efficientnet_lite0", 96, 1.0, 96),
+        ("efficientnet_lite0", 40, 1.0, 40),  # never more than there is
+        ("efficientnet_lite0", 64, 0.1, 32),  # nor less than the model can take
+        ("vit_ti_16", 160, 0.8, 160),
+    ],
+)
+def test_the_size_to_train_at(name: str, image_size: int, share: float, size: int):
+    assert train_size(MODELS[name], image_size, share) == size

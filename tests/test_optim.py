@@ -30,6 +30,14 @@ def test_kernels_and_matrices_decay_but_no_bias_and_no_norm():
     assert {id(p) for p in spared["params"]} == {id(model[0].bias), id(model[1].weight), id(model[1].bias)}
 
 
+def test_the_head_learns_at_its_own_rate():
+    model = network()
+    model.head = nn.Linear(16, 2)
+    *body, matrix, bias = adamw(model, 0.1, 0.5, head_lr=3).param_groups
+    assert [group["scale"] for group in (*body, matrix, bias)] == [1, 1, 3, 3]
+    assert (matrix["params"], bias["params"]) == ([model.head.weight], [model.head.bias])
+
+
 def test_decay_without_a_gradient_shrinks_by_lr_times_decay():
     model = network()
     before = copy.deepcopy(model.state_dict())

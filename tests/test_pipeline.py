@@ -80,15 +80,16 @@ def test_no_output_names_a_place_of_this_machine(project):
                 assert str(project.parent).encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_what_it_touches(project, stage):
+def assert_declared(project: Path, log: str, stage: str) -> None:
+    """The watch in the file `log` beside the project saw `stage` open what it declares, and write it, and no more."""
     declared = yaml.safe_load((project / "dvc.yaml").read_text())["stages"][stage]
-    data = yaml.safe_load((project / "params.yaml").read_text())["data"]
-    deps = {dep.replace("${data}", data) for dep in declared["deps"]}
+    knobs = yaml.safe_load((project / "params.yaml").read_text())
+    weights = str(knobs["pretrained"]).replace("True", "true")
+    deps = {dep.replace("${data}", knobs["data"]).replace("${pretrained}", weights) for dep in declared["deps"]}
     outs = {out if isinstance(out, str) else next(iter(out)) for out in declared["outs"] + declared.get("metrics", [])}
 
     read, written = set(), set()
-    for line in (project.parent / "watch.log").read_text().splitlines():
+    for line in (project.parent / log).read_text().splitlines():
         who, kind, name = line.split("\t")
         local = Path(name).relative_to(project).as_posix() if Path(name).is_relative_to(project) else ""
         # DVCLive asks DVC about the repository it is in; a folder is opened to be listed or removed.
@@ -103,6 +104,11 @@ def test_a_stage_declares_what_it_touches(project, stage):
     untouched = {dep for dep in deps if not any(inside(path, {dep}) for path in read)}
     assert not untouched, "declared, but never opened"
     assert all((project / out).exists() for out in outs)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_what_it_touches(project, stage):
+    assert_declared(project, "watch.log", stage)
 
 
 def test_again_by_force_gives_the_same_lock(project):
@@ -120,6 +126,35 @@ def test_another_learning_rate_runs_train_and_what_follows(project):
     assert yaml.safe_load((project / "params.yaml").read_text())["lr"] == 1e-4
     assert hashlib.md5(model.read_bytes()).hexdigest() != before
     run("git checkout -q . && dvc checkout -q", project)
+
+
+def test_a_final_run_is_shown_and_compared_without_scores(project):
+    output = run("dvc exp run -S final=true", project).stdout
+    assert ran(output) == list(STAGES) and "scores nothing unseen" in output
+    assert json.loads((project / "metrics/evaluate.json").read_text()) == {"final": True}
+    changed = json.loads(run("dvc metrics diff --json 2>/dev/null", project).stdout)
+    assert changed["metrics/evaluate.json"]["macro_f1"]["new"] is None
+    assert "Traceback" not in run("dvc plots show && dvc plots diff HEAD", project).stdout
+    assert "none, as it is trained on val too" in run("python -m petals.summary", project).stdout
+    run("git checkout -q -b final && git commit -qam final", project)
+    assert "head is trained on validation too" in run("python -m petals.report main final", project).stdout
+    assert "in step" in run("python -m petals.lockgate", project).stdout
+    run("git checkout -q main && dvc checkout -q", project)
+
+
+def test_weights_from_a_file_are_declared_like_everything_else(project):
+    run("cp models/model.safetensors data/weights/flowers.safetensors", project)
+    run("dvc add -q data/weights/flowers.safetensors && git add -A && git commit -qm weights", project)
+    assert run("dvc status", project).stdout.strip() == "Data and pipelines are up to date."
+    watch = {"PYTHONPATH": str(REPOSITORY / "tests" / "watch"), "WATCH_LOG": str(project.parent / "weights.log")}
+    output = run("dvc exp run -S pretrained=flowers.safetensors", project, **watch).stdout
+    assert ran(output) == ["train", "evaluate", "export"]
+    assert "weights and head from data/weights/flowers.safetensors" in output
+    assert_declared(project, "weights.log", "train")
+    assert "data/weights/flowers.safetensors" in (project / "dvc.lock").read_text()
+    run("git add -A && git commit -qm warm", project)
+    assert "weights and head from" in run("dvc exp run --temp -S lr=1e-4", project).stdout  # a clone, in effect
+    run("git checkout -q HEAD~1 -- . && git commit -qm cold && dvc checkout -q", project)
 
 
 def test_one_folder_a_class(project):

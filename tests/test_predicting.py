@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from petals.models import Classifier
 from petals.predicting import probabilities
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
@@ -14,14 +15,18 @@ CPU = torch.device("cpu")
 class Means(nn.Module):
     """The logits are the mean levels of the channels, in 0…1; in training mode they would be dropped."""
 
+    temperature = torch.tensor(0.5)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(images), 3) if self.training else images.mean((2, 3))
 
+    probabilities = Classifier.probabilities
+
 
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
-def test_the_softmax_of_the_logits_in_order(size: int):
+def test_the_softmax_of_the_logits_at_the_temperature_in_order(size: int):
     found = probabilities(Means(), (IMAGES[at : at + size] for at in range(0, 7, size)), CPU, 3)
-    logits = np.exp(IMAGES.mean((1, 2)) / 255)
+    logits = np.exp(IMAGES.mean((1, 2)) / 255 / 0.5)
     assert found.dtype == np.float32
     assert np.allclose(found, logits / logits.sum(1, keepdims=True), atol=1e-6)
 

@@ -66,6 +66,7 @@ def run_files(actual, predicted, ids=None, curves=None, **params) -> dict[str, s
         "top5_accuracy": 0.9876,
         "nll": 0.4321,
         "ece": 0.0123,
+        "calibration": {"temperature": 0.75, "nll_before": 0.5432, "ece_before": 0.1234},
         "f1": dict.fromkeys(CLASSES, 0.5),
     }
     params = {"lr": 0.001, "epochs": 4} | params
@@ -132,6 +133,7 @@ def test_a_better_branch_is_said_to_be_better(repository):
     old, new = (accuracy_score(actual, side) for side in (base, head))
     assert f"| accuracy | {old:.4f} | {new:.4f} | +{new - old:.4f} | +0." in page
     assert "| negative log-likelihood (lower is better) | 0.4321 | 0.4321 | 0.0000 |" in page
+    assert "| … calibration error before temperature scaling | 0.1234 | 0.1234 | 0.0000 |" in page
     assert "| `lr` | `0.001` | `0.01` |\n| `mixup` | – | `0.2` |" in page
     assert "| `train` | params `lr`; outs `models/model.safetensors` |" in page
     assert "| `models/model.safetensors` | 18,000,000 | 18,000,000 | 0 |" in page
@@ -215,6 +217,19 @@ def test_scores_that_are_not_of_the_predictions_are_pointed_out(repository):
     page = report("HEAD")
     assert "`metrics/evaluate.json` says accuracy 0.7500, but `plots/predictions.csv` gives 0.5000" in page
     assert "| `robustness.blur` | 0.2500 | 0.2500 | 0.0000 |" in page
+
+
+def test_robustness_is_a_score_where_it_was_measured(repository):
+    files = run_files(["rose", "iris"], ["rose", "rose"])
+    repository.commit(files, "before")
+    measured = {"mean_macro_f1": 0.25, "severities": [3], "by_corruption": []}
+    repository.commit(files | {"metrics/robustness.json": json.dumps(measured)}, "measured")
+    repository.commit(files | {"metrics/robustness.json": json.dumps(measured | {"mean_macro_f1": 0.5})}, "after")
+    repository.commit(files | {"metrics/robustness.json": '{"severities": []}'}, "off")
+    row = "| macro F1 on corrupted images, the mean "
+    assert f"{row}| 0.2500 | 0.5000 | +0.2500 |" in report("measured", "after")
+    assert f"{row}| – | 0.5000 | – |" in report("before", "after")
+    assert row not in report("before", "off") and "robustness.json" not in report("before", "off")
 
 
 def test_stages_say_why_their_lock_changed(repository):
@@ -324,6 +339,26 @@ def test_a_first_run_has_nothing_to_compare_with(repository):
     assert "Settings" not in page
     page = report("HEAD", "before")
     assert page.splitlines()[0] == "## no macro F1 to report: head has no scores"
+
+
+def test_a_final_model_has_no_score_and_that_is_no_fault(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"], final="false")
+    final = run_files(["rose", "iris"], ["rose", "iris"], final="true")
+    final |= {"metrics/evaluate.json": '{"final": true}', "plots/predictions.csv": "id,actual,predicted,confidence\n"}
+    repository.commit(files, "before")
+    repository.commit(final, "final")
+    result = run("before", "final", "--fail-under", "0")
+    assert result.exit_code == 0 and "does not apply" in result.stderr
+    page = result.stdout
+    reason = "is trained on validation too (final: true)"
+    assert page.splitlines()[0] == f"## no macro F1 to report: head {reason}"
+    assert "| accuracy | 1.0000 | – | – |" in page and "| `final` | `false` | `true` |" in page
+    assert "predictions.csv" not in page and "noise" not in page
+    page = report("final", "before")
+    assert page.splitlines()[0] == f"## macro F1 1.000; nothing to compare with, base {reason}"
+    claim = final | {"metrics/evaluate.json": '{"final": true, "macro_f1": 1.0}'}
+    repository.commit(claim)
+    assert report("before").splitlines()[0] == f"## no macro F1 to report: head {reason}"
 
 
 SIZES = [

@@ -32,12 +32,19 @@ def test_scores_against_plain_counts(predictions: tuple[np.ndarray, np.ndarray])
     labels, probabilities = predictions
     predicted = probabilities.argmax(1)
     assert 11 in predicted
-    found = score(labels, probabilities, CLASSES)
+    before = softmax(np.log(probabilities) * 3, axis=1)
+    found = score(labels, probabilities, before, 3.0, CLASSES)
     by_hand = [f1_by_hand(labels, predicted, label) for label in range(11)]
     own = probabilities[np.arange(300), labels].astype(float)
     assert found["macro_f1"] == pytest.approx(np.mean(by_hand), abs=1e-6)
     assert found["accuracy"] == pytest.approx(np.mean(labels == predicted), abs=1e-6)
     assert found["nll"] == pytest.approx(-np.log(own).mean(), abs=1e-5)
+    assert found["ece"] == pytest.approx(calibration_error(labels, probabilities), abs=1e-6)
+    assert found["calibration"] == {
+        "temperature": 3.0,
+        "nll_before": pytest.approx(-np.log(before[np.arange(300), labels]).mean(), abs=1e-5),
+        "ece_before": pytest.approx(calibration_error(labels, before), abs=1e-6),
+    }
     better = (probabilities > own[:, None].astype(np.float32)).sum(1)
     assert found["top5_accuracy"] == pytest.approx((better < 5).mean(), abs=1e-6)
     expected = top_k_accuracy_score(labels, probabilities, k=5, labels=range(12))
@@ -94,7 +101,8 @@ def test_a_certain_mistake_costs_much_and_not_infinity():
 
 
 def test_fewer_than_five_classes():
-    found = score(np.array([0, 1]), np.array([[0.6, 0.4], [0.9, 0.1]], np.float32), ["a", "b"])
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1]], np.float32)
+    found = score(np.array([0, 1]), probabilities, probabilities, 1.0, ["a", "b"])
     assert (found["accuracy"], found["top5_accuracy"]) == (0.5, 1.0)
 
 

@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 from project import SMALL, run, tiny_records
 
-from benchmarks.soak import MOMENTS, STAGES, Kill, draw, make_workspace, run_reference, trial
+from benchmarks.soak import MOMENTS, STAGES, Kill, draw, run_reference, trial
+from benchmarks.workspace import make_workspace
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
 KILLS = (

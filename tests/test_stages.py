@@ -2,27 +2,31 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 
+from petals.onnx_export import open_session, predict
+from petals.summary import summary
 from petals.tfrecord import decode_example, encode_example, read_records, write_records
 from stages import augment, evaluate, export, prepare, train
 
 PREPARE = ["data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv"]
 AUGMENT = ["data/prepared/train", "data/augmented", "plots/augmentation.png"]
 TRAIN = [
-    *("data/prepared/train", "data/prepared/val", "data/augmented"),
+    *("data/prepared/train", "data/prepared/val", "data/augmented", "data/weights/true"),
     *("models/model.safetensors", "metrics/train.json", "plots/train"),
 ]
 EVALUATE = [
     *("models/model.safetensors", "data/prepared/val", "data/prepared/test"),
-    *("metrics/evaluate.json", "plots", "data/submission.csv"),
+    *("metrics/evaluate.json", "metrics/robustness.json", "plots", "data/submission.csv"),
 ]
 EXPORT = ["models/model.safetensors", "data/prepared/val", "models/model.onnx", "metrics/export.json"]
 
@@ -82,6 +86,82 @@ def test_all_five_with_the_policy_online(folder):
     assert card()["images"] == {"train": 24, "val": 9, "test": 4}
     for picture_file in ("plots/augmentation.png", "plots/mistakes.png"):
         assert Path(picture_file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_temperature_goes_into_the_model_and_its_export(folder):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    assert "fitted to val" in done(train, *TRAIN)
+    temperature = json.loads(Path("models/model.json").read_text())["temperature"]
+    assert temperature != 1.0
+    done(evaluate, *EVALUATE)
+    done(export, *EXPORT)
+    scores = json.loads(Path("metrics/evaluate.json").read_text())
+    assert scores["calibration"]["temperature"] == temperature
+    assert {row["scaling"] for row in table("plots/calibration.csv")} == {"before", "after"}
+    exported = {entry.key: entry.value for entry in onnx.load("models/model.onnx").metadata_props}
+    assert json.loads(exported["temperature"]) == temperature
+
+    session = open_session("models/model.onnx")
+    answers = predict(session, np.load("data/prepared/val/images-00000.npy"))
+    said = [float(row["confidence"]) for row in table("plots/predictions.csv")]
+    assert answers.max(1) == pytest.approx(said, abs=1e-4)
+    meta = Path("models/model.json")
+    meta.write_text(meta.read_text().replace(f'"temperature": {temperature}', '"temperature": 1.0'))
+    done(evaluate, *EVALUATE)
+    before = [float(row["confidence"]) for row in table("plots/predictions.csv")]
+    assert before != pytest.approx(said, abs=1e-4)
+    own = np.array([row["predicted"] == row["actual"] for row in table("plots/predictions.csv")])
+    assert own.mean() == pytest.approx(scores["accuracy"], abs=1e-6)
+    plain = json.loads(Path("metrics/evaluate.json").read_text())
+    assert plain["calibration"]["nll_before"] == pytest.approx(scores["calibration"]["nll_before"], abs=2e-6)
+
+
+def test_a_final_model_learns_from_val_and_is_not_scored(folder):
+    tiny_records(folder / "data/tiny")
+    knobs(final=True)
+    assert "final: train holds the 9 images of val too" in done(prepare, "data/tiny", *PREPARE)
+    assert card()["images"] == {"train": 24, "val": 9, "test": 4}
+    ids = {split: json.loads(Path(f"data/prepared/{split}/ids.json").read_text()) for split in ("train", "val")}
+    assert len(ids["train"]) == 33 and ids["train"][24:] == ids["val"]
+    assert "1 views of 33 images" in done(augment, *AUGMENT)
+    said = done(train, *TRAIN)
+    assert "final: train holds val too" in said and "val nll" not in said
+    info = json.loads(Path("models/model.json").read_text())
+    assert info["final"] is True and info["temperature"] == 1.0
+    assert [path.name for path in Path("plots/train").iterdir()] == ["train"]
+
+    assert "scores nothing unseen" in done(evaluate, *EVALUATE)
+    assert json.loads(Path("metrics/evaluate.json").read_text()) == {"final": True}
+    for name in ("predictions", "per_class", "calibration"):
+        assert table(f"plots/{name}.csv") == []
+    assert Path("plots/mistakes.png").read_bytes().startswith(b"\x89PNG")
+    assert len(table("data/submission.csv")) == 4
+    assert "top-1 agreement 100.00%" in done(export, *EXPORT)
+    assert "macro_f1" not in json.loads(Path("metrics/export.json").read_text())
+    assert "none, as it is trained on val too" in summary()
+
+
+def test_robustness_is_measured_as_often_as_asked_or_not_at_all(folder):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    written = {}
+    for severities in (2, 2, 0):
+        knobs(robustness=severities)
+        output = done(evaluate, *EVALUATE)
+        assert ("robustness: macro F1" in output) == bool(severities)
+        files = Path("metrics/robustness.json"), Path("plots/robustness.csv")
+        assert written.setdefault(severities, [path.read_text() for path in files]) == [
+            path.read_text() for path in files
+        ]
+    measured, curves = written[2]
+    assert len(json.loads(measured)["by_corruption"]) == 7 and curves.count("\n") == 1 + 7 * 3
+    clean = {line.split(",")[2] for line in curves.splitlines() if ",0," in line}
+    assert clean == {f"{json.loads(Path('metrics/evaluate.json').read_text())['macro_f1']:.4f}"}
+    assert json.loads(written[0][0]) == {"severities": []} and written[0][1] == "corruption,severity,macro_f1\n"
 
 
 def test_views_repeat_themselves_for_any_number_of_workers(folder):
@@ -225,6 +305,45 @@ def test_a_model_of_other_classes_is_refused(folder):
     meta.write_text(meta.read_text().replace("tulip", "rose"))
     assert "classes" in refused(evaluate, *EVALUATE)
     assert "classes" in refused(export, *EXPORT)
+
+
+def test_training_starts_from_a_file(folder):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    Path("data/weights").mkdir()
+    weights = Path("models/model.safetensors").rename("data/weights/flowers.safetensors")
+    knobs(pretrained=weights.name)
+    warm = [*TRAIN[:3], str(weights), *TRAIN[4:]]
+    assert f"weights and head from {weights}" in done(train, *warm)
+    first = set(Path(".petals").glob("train-*.safetensors"))
+    Path("models/model.safetensors").rename(weights)
+    done(train, *warm)
+    assert len(set(Path(".petals").glob("train-*.safetensors")) - first) == 1, "other weights are another run"
+
+    for split in ("train", "val"):
+        meta = Path(f"data/prepared/{split}/meta.json")
+        meta.write_text(meta.read_text().replace("tulip", "rose"))
+    assert f"weights from {weights}; the head is new" in done(train, *warm)
+    weights.write_bytes(b"not tensors")
+    assert f"{weights} is broken or cut short" in refused(train, *warm)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model": "mobilevit_s", "image_size": 96}, "mobilevit_s cannot take 96, .*nearest: 64 or 128"),
+        ({"model": "vit_s_conv"}, "no published weights of vit_s_conv; set pretrained=false"),
+        ({"model": "tinyvit_5m"}, "did you mean tiny_vit_5m"),
+        ({"pretrained": "ture"}, "pretrained: should be true, false, or the name of a .safetensors file"),
+    ],
+)
+def test_the_first_stage_refuses_what_cannot_be_trained(folder, changed, said):
+    tiny_records(folder / "data/tiny")
+    knobs(**changed)
+    assert re.search(said, refused(prepare, "data/tiny", *PREPARE))
+    assert not Path("data/prepared").exists()
 
 
 def test_an_export_that_disagrees_is_not_written(folder, monkeypatch):

@@ -12,6 +12,7 @@ from petals.summary import main, summary
 METRICS = {
     "prepare": {"images": {"train": 748, "val": 204, "test": 408}, "classes": 17},
     "evaluate": {"macro_f1": 0.94321, "accuracy": 0.9444449, "top5_accuracy": 1.0, "ece": 0.021},
+    "robustness": {"mean_macro_f1": 0.71234, "severities": [3]},
     "export": {"top1_agreement": 0.99951, "bytes": 13_650_000},
 }
 
@@ -35,9 +36,17 @@ def test_the_table(finished: Path):
         "accuracy": "0.9444",
         "top5 accuracy": "1.0000",
         "calibration error": "0.0210",
+        "macro f1, corrupted": "0.7123",
         "ONNX agrees": "99.95%, 13.7 MB",
     }
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_final_model_has_no_scores(finished: Path):
+    (finished / "metrics" / "evaluate.json").write_text('{"final": true}')
+    text = summary(finished)
+    assert "  scores              none, as it is trained on val too (final: true)\n  ONNX agrees" in text
+    assert "macro" not in text and "mistakes" not in text and "data/submission.csv" in text
 
 
 def test_where_to_look_are_outputs_of_the_pipeline(finished: Path):

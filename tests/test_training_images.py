@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from petals.errors import PetalsError
 from petals.packed import Shards, create_shards
-from petals.training_images import TrainingImages
+from petals.training_images import TrainingImages, resized
 
 COUNT, VIEWS, SIZE = 10, 2, 4
 
@@ -95,3 +96,18 @@ def test_views_that_are_missing_or_of_other_images(make, tmp_path: Path):
         meta.write_text(text)
         with pytest.raises(PetalsError, match="no rendered views"):
             make()
+
+
+def test_images_come_at_the_size_of_training(make):
+    data = make()
+    data.size = 2
+    images, _ = data.read(np.array([7, 1]), epoch=0)
+    assert images.shape == (2, 2, 2, 3) and images.dtype == torch.uint8
+    assert [int(image[0, 0, 0]) for image in images] == [107, 101]
+
+
+def test_shrinking_is_pillows():
+    noise = np.random.default_rng(1).integers(0, 256, (2, 60, 60, 3), np.uint8)
+    ours = resized(torch.from_numpy(noise), 48).numpy()
+    theirs = np.stack([Image.fromarray(each).resize((48, 48), Image.Resampling.BILINEAR) for each in noise])
+    assert np.abs(ours.astype(int) - theirs).max() <= 1

@@ -107,6 +107,17 @@ def test_other_last_bits_with_the_same_scores(checkout, monkeypatch):
     assert "nll             recorded 1.5000, new 1.3650: within 0.1500" in done.output
 
 
+def test_a_final_model_is_compared_by_its_bytes_alone(checkout, monkeypatch):
+    (checkout / "evaluate.py").write_text(EVALUATE.replace("json.dumps(scores)", "json.dumps({'final': True})"))
+    run("dvc repro", checkout)
+    commit()
+    assert verify().exit_code == 0
+    record_another_machine()
+    monkeypatch.setenv("LAST_BITS", "1")
+    done = verify()
+    assert done.exit_code == 1 and "no scores to compare: metrics/evaluate.json has none, as after final" in done.output
+
+
 @pytest.mark.parametrize("by", ["0.11", "-0.11"])
 def test_other_scores_are_neither(checkout, monkeypatch, by):
     record_another_machine()

@@ -5,7 +5,6 @@ Exits with 1 and one line on standard error for a word that is not of that form,
 comes twice, and a value that DVC would write down as something that a stage refuses.
 """
 
-import difflib
 import os
 import re
 import shutil
@@ -21,12 +20,6 @@ from petals.errors import PetalsError
 # Nothing that means something to a shell, to Hydra (which reads the values of `dvc exp run --set-param`: sweeps,
 # functions, interpolation) or to markdown.
 WORD = re.compile(r"(?P<knob>[a-z_]{1,40})=(?P<value>[A-Za-z0-9_./:+-]{1,100})", re.ASCII)
-MODELS = (  # the registry's names; petals.models itself needs PyTorch, which is not installed for this check
-    *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
-    *("vit_ti_16", "vit_s_16", "vit_s_32", "vit_b_16", "vit_b_32", "vit_l_16"),
-    *("tiny_vit_5m", "tiny_vit_11m", "tiny_vit_21m"),
-    *("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"),
-)
 
 
 def checked(text: str, root: str | Path = ".") -> str:
@@ -43,9 +36,7 @@ def checked(text: str, root: str | Path = ".") -> str:
             raise PetalsError(f"{knob} is set twice; keep one")
         words[knob] = word
     values = overridden(Path(root) / "params.yaml", list(words.values()))
-    for model in (params.PipelineParams, *params.STAGES.values()):
-        params.check(model, values, "settings")
-    check_model(values["model"])
+    params.check(values, "settings")
     check_data(values["data"], Path(root) / "dvc.yaml")
     return " ".join(text.split())
 
@@ -56,12 +47,6 @@ def overridden(path: Path, words: list[str]) -> dict[str, object]:
         copy = shutil.copy(path, folder)
         apply_overrides(copy, words)
         return params.read_mapping(copy)
-
-
-def check_model(name: str) -> None:
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-        raise PetalsError(f"settings: model: there is no {name!r}; did you mean {near}?")
 
 
 def check_data(data: str, pipeline: Path) -> None:

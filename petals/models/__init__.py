@@ -1,6 +1,5 @@
 """The registry of models: what each is called, how it is built, and what its weights expect of an image."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from petals.errors import PetalsError
+from petals import architectures
+from petals.architectures import ARCHITECTURES
 from petals.models import efficientnet_lite, transformers
 
 Triple = tuple[float, float, float]
@@ -19,16 +19,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ModelSpec:
     """A model by name: `build(image_size, pretrained)` gives its backbone, with `width` and `stages()`.
 
-    `mean` and `std` are in units of pixels in [0, 1]; image sizes are multiples of `size_multiple` from
-    `min_size` pixels; `dropout` is the head's.
+    `mean` and `std` are in units of pixels in [0, 1]; one network takes `any_size` that petals.architectures allows
+    it, or only the one it was built for; `dropout` is the head's.
     """
 
     name: str
     build: Callable[[int, bool], nn.Module]
     mean: Triple
     std: Triple
-    size_multiple: int = 1
-    min_size: int = 32
+    any_size: bool = False
     dropout: float = 0.0
 
 
@@ -37,24 +36,31 @@ def _lite(variant: int, dropout: float) -> ModelSpec:
         return efficientnet_lite.build(variant, pretrained)
 
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    return ModelSpec(f"efficientnet_lite{variant}", build, mean, std, dropout=dropout)
+    return ModelSpec(f"efficientnet_lite{variant}", build, mean, std, any_size=True, dropout=dropout)
 
 
 def _vit(size: str, patch: int) -> ModelSpec:
-    build = partial(transformers.ViT, f"vit_{size}/{patch}")
-    return ModelSpec(f"vit_{size}_{patch}", build, (0.5,) * 3, (0.5,) * 3, patch, 2 * patch)
+    build = partial(transformers.patch_vit, f"vit_{size}/{patch}")
+    return ModelSpec(f"vit_{size}_{patch}", build, (0.5,) * 3, (0.5,) * 3)
+
+
+def _conv_vit(size: str) -> ModelSpec:
+    def build(image_size: int, pretrained: bool) -> nn.Module:
+        return transformers.conv_vit(size, image_size)
+
+    return ModelSpec(f"vit_{size}_conv", build, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _tiny_vit(size: str) -> ModelSpec:
     build = partial(transformers.TinyViTBackbone, size)
-    return ModelSpec(f"tiny_vit_{size}", build, IMAGENET_MEAN, IMAGENET_STD, size_multiple=32)
+    return ModelSpec(f"tiny_vit_{size}", build, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _mobilevit(size: str) -> ModelSpec:
     def build(image_size: int, pretrained: bool) -> nn.Module:
-        return transformers.MobileViTBackbone(size, pretrained)
+        return transformers.MobileViTBackbone(size)
 
-    return ModelSpec(f"mobilevit_{size}", build, IMAGENET_MEAN, IMAGENET_STD, size_multiple=64, min_size=64)
+    return ModelSpec(f"mobilevit_{size}", build, IMAGENET_MEAN, IMAGENET_STD)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -62,6 +68,7 @@ MODELS: dict[str, ModelSpec] = {
     for spec in (
         *(_lite(variant, dropout) for variant, dropout in ((0, 0.2), (1, 0.2), (2, 0.3))),
         *(_vit(*size) for size in (("ti", 16), ("s", 16), ("s", 32), ("b", 16), ("b", 32), ("l", 16))),
+        *(_conv_vit(size) for size in ("ti", "s")),
         *(_tiny_vit(size) for size in ("5m", "11m", "21m")),
         *(_mobilevit(size) for size in ("xxs", "xs", "s")),
     )
@@ -81,7 +88,9 @@ class Classifier(nn.Module):
         # Not among the weights: model.json and the registry say them.
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("temperature", torch.tensor(1.0), persistent=False)
         self.backbone = backbone
+        self.frozen: list[nn.Module] = []
         self.dropout = nn.Dropout(spec.dropout)
         self.head = nn.Linear(backbone.width, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
@@ -90,34 +99,44 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.dropout(self.features(images)))
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Give what the classifier answers, float32 (N, classes): the softmax of its logits / `temperature`."""
+        return (self(images).float() / self.temperature).softmax(1)
+
     def features(self, images: Tensor) -> Tensor:
         """Give the pooled features (N, D) that the head sees."""
         return self.backbone((images - self.mean) / self.std)
 
-    def groups(self) -> list[list[nn.Parameter]]:
-        """List the parameters by depth, from the stem to the head: for learning rates that fall by layer."""
-        return [list(stage.parameters()) for stage in (*self.backbone.stages(), self.head)]
+    def freeze(self, share: float, stats: bool) -> None:
+        """Keep what was pretrained: the first `share` of the backbone's stages, and the `stats` of all batch norms.
+
+        A frozen stage neither learns nor costs a backward pass; a batch norm whose statistics are kept still learns
+        its scale and shift.
+        """
+        stages = self.backbone.stages()
+        self.frozen = stages[: round(share * len(stages))]
+        for stage in self.frozen:
+            stage.requires_grad_(False)
+        if stats:
+            self.frozen += [each for each in self.backbone.modules() if isinstance(each, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Change to training mode; what is frozen stays as in evaluation."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
 
-def find(name: str) -> ModelSpec:
-    """Look a model up; raises PetalsError with the nearest name where there is none."""
-    if name in MODELS:
-        return MODELS[name]
-    near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-    raise PetalsError(f"model: there is no '{name}'; did you mean {near}? There are {', '.join(MODELS)}")
+def train_size(spec: ModelSpec, image_size: int, share: float) -> int:
+    """The side in pixels at which to train a model that is asked at `image_size`: that `share`, to the next 16.
 
-
-def check_image_size(spec: ModelSpec, image_size: int) -> None:
-    """Raise PetalsError, with the nearest sizes, for an `image_size` that the model cannot take."""
-    step, least = spec.size_multiple, spec.min_size
-    if image_size >= least and image_size % step == 0:
-        return
-    below = image_size // step * step
-    near = [str(size) for size in (below, below + step) if size >= least] or [str(least)]
-    sizes = f"multiples of {step} from {least}" if step > 1 else f"{least} and more"
-    raise PetalsError(
-        f"image_size: {spec.name} cannot take {image_size}, but takes {sizes}; nearest: {' or '.join(near)}"
-    )
+    Objects look smaller in whole photographs than in the crops that training shows, so that a network is right more
+    often when it is asked at a larger size than it learned at (Touvron et al., "Fixing the train-test resolution
+    discrepancy", NeurIPS 2019). A model that takes one size only is trained at that.
+    """
+    size = max(16 * round(share * image_size / 16), ARCHITECTURES[spec.name].min_size)
+    return min(size, image_size) if spec.any_size else image_size
 
 
 def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> Classifier:
@@ -126,6 +145,6 @@ def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> Cl
     So the caller seeds: `torch.manual_seed` before it makes the same weights. Raises PetalsError for a name that
     is not registered, an image size that the model cannot take, and weights that cannot be had.
     """
-    spec = find(name)
-    check_image_size(spec, image_size)
+    architectures.check(name, image_size, pretrained)
+    spec = MODELS[name]
     return Classifier(spec, spec.build(image_size, pretrained), num_classes, image_size).train()

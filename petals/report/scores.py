@@ -7,10 +7,14 @@ from petals.report.statistics import RESAMPLES, Interval, mcnemar
 
 LABELS = {
     "macro_f1": "macro F1",
+    "mean_macro_f1": "macro F1 on corrupted images, the mean",
     "accuracy": "accuracy",
     "top5_accuracy": "top-5 accuracy",
     "nll": "negative log-likelihood (lower is better)",
     "ece": "calibration error (lower is better)",
+    "calibration.nll_before": "… log-likelihood before temperature scaling",
+    "calibration.ece_before": "… calibration error before temperature scaling",
+    "calibration.temperature": "temperature",
 }
 MOST_ROWS = 25
 DISAGREEMENT = 5e-4  # between evaluate.json and predictions.csv, more than rounding explains
@@ -20,9 +24,9 @@ def verdict(base: Side, head: Side, comparison: Comparison | None) -> str:
     """One line: macro F1 of both sides and whether it moved by more than noise."""
     before, after = values(base).get("macro_f1"), values(head).get("macro_f1")
     if after is None:
-        return "no macro F1 to report: head has no scores"
+        return f"no macro F1 to report: {_unscored('head', head)}"
     if before is None:
-        return f"macro F1 {after:.3f}; nothing to compare with, base has no scores"
+        return f"macro F1 {after:.3f}; nothing to compare with, {_unscored('base', base)}"
     scores = f"macro F1 {before:.3f} → {after:.3f}"
     if comparison is None:
         return f"{scores}: not compared, {_why_not(base, head)}"
@@ -96,14 +100,18 @@ def score_notes(base: Side, head: Side) -> list[str]:
 
 
 def values(side: Side) -> dict[str, float]:
-    """All scores of a side; those that the predictions give are worked out from them."""
+    """All scores of a side; those that the predictions give are worked out from them, a final model has none."""
     found = {}
-    for name, value in (side.scores or {}).items():
+    for name, value in ({} if side.final else side.scores or {}).items():
         nested = value.items() if isinstance(value, dict) and name != "f1" else ()
         for key, entry in [(name, value), *((f"{name}.{inner}", entry) for inner, entry in nested)]:
             if (figure := number(entry)) is not None:
                 found[key] = figure
     return found | own_scores(side)
+
+
+def _unscored(label: str, side: Side) -> str:
+    return f"{label} is trained on validation too (final: true)" if side.final else f"{label} has no scores"
 
 
 def _why_not(base: Side, head: Side) -> str:

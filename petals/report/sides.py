@@ -13,6 +13,7 @@ from ruamel.yaml.events import AliasEvent
 
 from petals.report.revisions import Revision, Unreadable
 
+ROBUSTNESS = "metrics/robustness.json"
 CURVES = "plots/train"
 MOST_CURVES = 8
 DEEPEST = 20  # levels of a file; ours have three
@@ -49,6 +50,7 @@ class Side:
     stages: dict[str, Stage] | None
     curves: dict[str, list[tuple[float, float]]]  # by name: (step, value)
     problems: list[Unreadable]
+    final: bool  # the model has learnt from the validation images too, so nothing is scored
 
 
 def read_side(revision: Revision) -> Side:
@@ -63,7 +65,10 @@ def read_side(revision: Revision) -> Side:
             return None
 
     scores = read("metrics/evaluate.json", _json_mapping)
-    predictions = read("plots/predictions.csv", _predictions)
+    if scores is not None and ROBUSTNESS in revision.files("metrics"):  # older runs have none
+        scores["mean_macro_f1"] = (read(ROBUSTNESS, _json_mapping) or {}).get("mean_macro_f1")
+    final = (scores or {}).get("final") is True  # predictions.csv is empty then, which is no fault
+    predictions = None if final else read("plots/predictions.csv", _predictions)
     params = read("params.yaml", _yaml_mapping)
     card = read("metrics/prepare.json", _json_mapping)
     stages = read("dvc.lock", _stages)
@@ -71,7 +76,7 @@ def read_side(revision: Revision) -> Side:
     for path in _curve_paths(revision):
         if curve := read(path, _curve):
             curves[path.removeprefix(f"{CURVES}/").removesuffix(".tsv")] = curve
-    return Side(revision, scores, predictions, params, card, stages, curves, problems)
+    return Side(revision, scores, predictions, params, card, stages, curves, problems, final)
 
 
 def number(value: Any) -> float | None:

@@ -1,0 +1,33 @@
+"""Copies of the working tree to run in, with other settings."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def make_workspace(root: Path, settings: Mapping[str, str]) -> Path:
+    """Copy the working tree to `root`, a git repository of its own, with `settings` put into params.yaml."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, root / name)
+    (root / "dvc.lock").unlink(missing_ok=True)  # all is to be run
+    params = (root / "params.yaml").read_text(encoding="utf-8")
+    for knob, value in settings.items():
+        params, found = re.subn(rf"(?m)^{re.escape(knob)}:.*$", lambda _, k=knob, v=value: f"{k}: {v}", params)
+        if not found:
+            raise click.BadParameter(f"params.yaml has no {knob}", param_hint="--set")
+    (root / "params.yaml").write_text(params, encoding="utf-8")
+    for command in ("init --quiet", "add .", "-c user.name=petals -c user.email=none commit --quiet -m start"):
+        subprocess.run(["git", *command.split()], cwd=root, check=True)
+    return root

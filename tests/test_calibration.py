@@ -1,0 +1,90 @@
+"""Temperature scaling: known temperatures found again, a plain search, and images that say nothing."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from petals.calibration import FOLDS, cross_fitted, fit_temperature, rescale
+
+
+def drawn(temperature: float, images: int = 4000, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Labels that come up as often as softmax(logits / `temperature`) says, and softmax(logits)."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (images, classes))
+    chances = softmax(logits / temperature, axis=1).cumsum(1)
+    labels = (random.random((images, 1)) > chances).sum(1)
+    return labels, softmax(logits, axis=1).astype(np.float32)
+
+
+def loss(labels: np.ndarray, probabilities: np.ndarray, temperature: float) -> float:
+    logits = np.log(probabilities.astype(float)) / temperature
+    return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float):
+    assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.06)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_none_on_a_fine_grid_is_better(temperature: float):
+    labels, probabilities = drawn(temperature, images=100)
+    found = fit_temperature(labels, probabilities)
+    least = min(loss(labels, probabilities, each) for each in np.geomspace(0.25, 4, 1000))
+    assert loss(labels, probabilities, found) <= least + 1e-7
+    assert found == float(f"{found:.4g}")
+
+
+def test_rescaling_is_dividing_the_logits():
+    logits = np.random.default_rng(1).normal(0, 5, (50, 4))
+    rescaled = rescale(softmax(logits, axis=1).astype(np.float32), 1.7)
+    assert np.allclose(rescaled, softmax(logits / 1.7, axis=1), atol=1e-6)
+    assert np.allclose(rescale(rescaled, 1 / 1.7), softmax(logits, axis=1), atol=1e-6)
+
+
+CERTAIN = np.eye(3, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "expected"),
+    [
+        ([], np.empty((0, 3)), 1.0),
+        ([0, 0], np.ones((2, 1)), 1.0),
+        ([0, 1, 2], np.full((3, 3), 1 / 3), 1.0),
+        ([0, 1, 2], CERTAIN, 1.0),
+        ([0, 1, 2], 0.4 * CERTAIN + 0.2, 0.25),
+        ([0, 0, 0], np.tile([0.6, 0.3, 0.1], (3, 1)), 0.25),
+        ([1, 2, 0], CERTAIN, 4.0),
+    ],
+    ids=["empty", "one class", "no opinion", "certain and right", "all right", "all alike", "certain and wrong"],
+)
+def test_images_that_say_little_give_a_bounded_temperature(labels, probabilities, expected: float):
+    found = fit_temperature(np.array(labels, int), np.asarray(probabilities, np.float32))
+    assert found == pytest.approx(expected, rel=1e-3) and 0.25 <= found <= 4
+
+
+def test_no_image_has_a_say_in_its_own_fold():
+    labels, probabilities = drawn(2.0, images=53)
+    calibrated = cross_fitted(labels, probabilities)
+    spoiled = labels.copy()
+    spoiled[::FOLDS] = (labels[::FOLDS] + 1) % 7
+    again = cross_fitted(spoiled, probabilities)
+    assert np.array_equal(again[::FOLDS], calibrated[::FOLDS])
+    assert not np.array_equal(again[1::FOLDS], calibrated[1::FOLDS])
+    others = np.arange(53) % FOLDS != 1
+    expected = rescale(probabilities[~others], fit_temperature(labels[others], probabilities[others]))
+    assert np.array_equal(calibrated[~others], expected)
+
+
+@pytest.mark.parametrize("images", [0, 1, 2, 500])
+def test_predictions_stay(images: int):
+    labels, probabilities = drawn(2.0, images=images)
+    calibrated = cross_fitted(labels, probabilities)
+    assert np.array_equal(calibrated.argmax(1), probabilities.argmax(1))
+    assert np.allclose(calibrated.sum(1), 1)
+
+
+def test_what_is_too_sure_is_better_calibrated_on_unseen_images():
+    labels, probabilities = drawn(2.5)
+    before, after = (loss(labels, each, 1) for each in (probabilities, cross_fitted(labels, probabilities)))
+    assert after < before - 0.1
