@@ -23,6 +23,8 @@ def main(settings: tuple[str, ...], seeds: int) -> None:
 
     The minutes are those of the train stage. Robustness is left out unless it is set.
     """
+    if malformed := [each for each in settings if "=" not in each]:
+        raise click.BadParameter(f"{malformed[0]} is not KNOB=VALUE", param_hint="-S")
     knobs = {"robustness": "0"} | dict(each.split("=", 1) for each in settings)
     runs = []
     for seed in range(1, seeds + 1):

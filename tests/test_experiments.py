@@ -77,3 +77,11 @@ def test_comparisons_need_no_data(project, tmp_path):
         assert "params.yaml" in changed if command == "params" else "metrics/evaluate.json" in changed
     assert "file://" in run("dvc plots diff HEAD FETCH_HEAD", clone).stdout
     assert not (clone / "data" / "prepared").exists()
+
+
+def test_weights_from_a_file_in_a_temporary_folder(project):
+    run("cp models/model.safetensors data/weights/flowers.safetensors", project)
+    run("dvc add -q data/weights/flowers.safetensors && git add -A && git commit -qm weights", project)
+    output = run("dvc exp run --temp -S pretrained=flowers.safetensors", project).stdout
+    assert "pretrained: weights and head from data/weights/flowers.safetensors" in output
+    assert head_is_clean(project)

@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeyp
     stopped = run()
     assert stopped.exit_code == 1
     (line,) = stopped.stderr.splitlines()
-    assert line.startswith(f"Error: the weights are no longer finite at step {step} of {2 * STEPS}, learning rate 0.00")
+    assert line.startswith(f"Error: the weights are no longer finite at step {step} of {2 * STEPS}, learning rate ")
     (kept,) = STATE.glob("train-*.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(kept).values())
 

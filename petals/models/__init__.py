@@ -119,6 +119,7 @@ class Classifier(nn.Module):
             stage.requires_grad_(False)
         if stats:
             self.frozen += [each for each in self.backbone.modules() if isinstance(each, nn.BatchNorm2d)]
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":
         """Change to training mode; what is frozen stays as in evaluation."""
@@ -135,8 +136,10 @@ def train_size(spec: ModelSpec, image_size: int, share: float) -> int:
     often when it is asked at a larger size than it learned at (Touvron et al., "Fixing the train-test resolution
     discrepancy", NeurIPS 2019). A model that takes one size only is trained at that.
     """
+    if share == 1 or not spec.any_size:
+        return image_size
     size = max(16 * round(share * image_size / 16), ARCHITECTURES[spec.name].min_size)
-    return min(size, image_size) if spec.any_size else image_size
+    return min(size, image_size)
 
 
 def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> Classifier:
