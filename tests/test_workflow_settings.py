@@ -72,7 +72,7 @@ def test_good_settings_come_out_on_one_line(text, expected):
         ("model=vit_zz", "model: there is no 'vit_zz'; did you mean vit_"),
         ("model=1e-3", "model: should be a valid string"),
         ("model=...", "model: there is no '...'"),
-        ("model=mobilevit_s pretrained=false", "image_size: mobilevit_s cannot take 96"),
+        ("model=mobilevit_s image_size=96 pretrained=false", "image_size: mobilevit_s cannot take 96"),
         ("model=vit_ti_conv", "pretrained: there are no published weights of vit_ti_conv"),
         ("pretrained=data/weights/x.safetensors", "pretrained: should be true, false, or the name of a .safe"),
     ],
