@@ -32,12 +32,9 @@ def main(settings: tuple[str, ...], seeds: int) -> None:
         click.echo(f"seed {seed}: macro F1 {scores['macro_f1']:.4f}, nll {scores['nll']:.4f}, {seconds / 60:.1f} min")
         runs.append((scores["macro_f1"], scores["nll"], seconds / 60))
     f1, nll, minutes = zip(*runs, strict=True)
-    deviation = statistics.stdev(f1) if seeds > 1 else 0.0
+    score = f"{statistics.mean(f1):.4f}" + (f" ± {statistics.stdev(f1):.4f}" if seeds > 1 else "")
     told = " ".join(f"-S {each}" for each in settings) or "the defaults"
-    click.echo(
-        f"| `{told}` | {statistics.mean(f1):.4f} ± {deviation:.4f} | {statistics.mean(nll):.3f} "
-        f"| {statistics.mean(minutes):.1f} |"
-    )
+    click.echo(f"| `{told}` | {score} | {statistics.mean(nll):.3f} | {statistics.mean(minutes):.1f} |")
 
 
 def run(knobs: dict[str, str]) -> tuple[dict[str, float], float]:

@@ -26,6 +26,12 @@ def test_a_row_has_mean_and_deviation_over_the_seeds(monkeypatch: pytest.MonkeyP
     assert asked[0] == {"robustness": "0", "lr": "1e-4", "data": "data/mine", "seed": "1"}
 
 
+def test_one_seed_has_no_deviation(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(seeds, "run", lambda knobs: ({"macro_f1": 0.9, "nll": 0.25}, 90.0))
+    done = CliRunner().invoke(seeds.main, ["--seeds", "1"])
+    assert done.output.splitlines()[-1] == "| `the defaults` | 0.9000 | 0.250 | 1.5 |"
+
+
 def test_a_knob_that_is_not_there_is_named():
     done = CliRunner().invoke(seeds.main, ["-S", "learning_rate=1"])
     assert done.exit_code == 2 and "params.yaml has no learning_rate" in done.output
