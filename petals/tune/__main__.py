@@ -1,0 +1,67 @@
+"""Search for better settings: python -m petals.tune."""
+
+import signal
+from pathlib import Path
+
+import click
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from petals.errors import PetalsError
+from petals.files import STATE
+from petals.tune.results import best, pictures, table
+from petals.tune.search import Stopped, Tuner, open_study
+from petals.tune.space import load_search
+
+
+def plain_name(context: click.Context, option: click.Parameter, name: str) -> str:
+    if not name.replace("_", "").isalnum() or not name.isascii():
+        raise click.BadParameter(f"{name!r} should be letters, digits and _: experiments are named after it")
+    return name
+
+
+@click.command()
+@click.option("--trials", default=20, show_default=True, type=click.IntRange(1), help="How many the search has in all.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="How many run at a time.")
+@click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE",
+              help="Set a knob for all trials; one that is searched starts there. Repeatable.")  # fmt: skip
+@click.option(
+    "--name", default="tune", show_default=True, callback=plain_name, help="Of the search; NAME-000 is a trial."
+)
+@click.option("--space", default="tune.yaml", show_default=True, type=click.Path(path_type=Path),
+              help="What is searched, where, and for what.")  # fmt: skip
+def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Path) -> None:
+    """Search the space of tune.yaml for the settings with the best score.
+
+    Optuna proposes. Each trial is an experiment in DVC's queue, to be shown, compared, applied and pushed like any
+    other. The first has the settings of params.yaml, where the space holds them. A trial whose curve is below the
+    median of the others is stopped; one that fails is told apart, with the reason.
+
+    The study is kept in .petals/tune/NAME. A search that was stopped or killed goes on when the same command is
+    given again, and a larger --trials adds to it. Experiments start from the working tree as it is: leave the code
+    alone while they run, or search in a clone.
+    """
+    folder = STATE / "tune" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            search, values = load_search(space, settings)
+            study = open_study(folder / "study.journal", name, search)
+            tuner = Tuner(study, search, values, jobs, tqdm.write)
+            with tqdm(total=trials, unit="trial", disable=None, leave=False) as bar:
+                tuner.run(trials, lambda done: bar.update(done - bar.n))
+            click.echo(f"\n{table(study, search)}\n\n{best(study, search)}\n")
+            for path in pictures(study, search, folder):
+                click.echo(f"  {path}")
+    except Timeout:
+        raise click.ClickException(f"the search {name!r} is running already; give another --name, or wait") from None
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+    except Stopped as stopped:
+        told = signal.Signals(stopped.signum).name
+        click.echo(f"stopped by {told}; the same command goes on from here", err=True)
+        raise SystemExit(128 + stopped.signum) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.tune")

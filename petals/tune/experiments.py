@@ -1,0 +1,221 @@
+"""Trials as experiments of DVC: put into its queue, watched, told to stop. DVC's own workers run them.
+
+A worker is a process of its own, so that a search which is killed leaves its trials running, to be taken up.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.repo.experiments.executor.base import ExecutorInfo
+
+from petals.errors import PetalsError
+from petals.files import STATE
+from petals.params import read_mapping
+from petals.tune.space import Settings, Value
+
+LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
+CURVES = "plots/train"  # where train leaves the curves at its end
+SHELLS = {"sh", "dash", "bash", "zsh", "fish"}
+BUSY = re.compile("lock|LockError|is busy", re.IGNORECASE)
+PATIENCE = 60.0  # s that DVC has for collecting an experiment whose process has ended
+Curve = dict[int, float]
+
+
+@dataclass
+class Seen:
+    """Where experiments stand: those that wait or run, by name, with DVC's revision; those done, with their commit."""
+
+    waiting: dict[str, str]
+    active: dict[str, str]
+    done: dict[str, str]
+
+
+class Experiments:
+    """The experiments of the repository in the working folder."""
+
+    def __init__(self) -> None:
+        try:
+            self.repo = Repo(".")
+            self.tasks = self.repo.experiments.celery_queue
+            if Path(self.repo.root_dir) != Path.cwd():
+                raise PetalsError(f"{self.repo.root_dir} is the top folder of the repository; run from there")
+            git("rev-parse", "--verify", "HEAD")
+        except DvcException as error:
+            raise PetalsError(f"DVC finds no repository with git here: {error}") from None
+        # The workers find the same Python and DVC.
+        bin_folder = str(Path(sys.executable).parent)
+        self.environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', '')}"}
+        self.ended: dict[str, float] = {}
+
+    def queue(self, name: str, values: Settings) -> None:
+        """Queue the experiment `name`: the working tree with `values` in params.yaml, where they are others there."""
+        present = read_mapping("params.yaml")
+        settings = {knob: value for knob, value in values.items() if not same(value, present.get(knob))}
+        overrides = [
+            part for knob, value in settings.items() for part in ("-S", f"params.yaml:{override(knob, value)}")
+        ]
+        self.dvc("exp", "run", "--queue", "--name", name, *overrides)
+
+    def start(self, jobs: int) -> None:
+        """Let `jobs` workers of DVC be there; each ends by itself when the queue has been empty for a while."""
+        self.dvc("queue", "start", "--jobs", str(jobs))
+
+    def dvc(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        for attempt in range(20):
+            # A session of its own: DVC stashes the working tree for a moment, which no Ctrl-C may cut short. And a
+            # file, not a pipe: a pipe stays open for as long as the workers live that have inherited it.
+            with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+                options = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "start_new_session": True}
+                done = subprocess.run(command, env=self.environment, check=False, **options)
+                said.seek(0)
+                output = said.read()
+            if done.returncode == 0:
+                return
+            if not BUSY.search(output):
+                break
+            time.sleep(min(attempt + 1, 5))
+        raise PetalsError(f"dvc {' '.join(arguments[:2])}: {last_error(output)}")
+
+    def look(self) -> Seen:
+        # In the order in which an experiment passes through them, so that none slips by.
+        waiting = {entry.name: entry.stash_rev for entry in self.tasks.iter_queued()}
+        active = {entry.name: entry.stash_rev for entry in self.tasks.iter_active()}
+        refs = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
+        done = {ref.split("/")[4]: commit for commit, ref in map(str.split, refs) if ref.count("/") == 4}
+        return Seen(waiting, active, done)
+
+    def names(self) -> set[str]:
+        """Every experiment that DVC has a record of."""
+        seen = self.look()
+        return {*seen.waiting, *seen.active, *seen.done, *self.records()}
+
+    def records(self) -> dict[str, Path]:
+        """The folder of each experiment that a worker has begun, by name."""
+        found = {}
+        for path in sorted(Path(self.tasks.pid_dir).glob("*/*.run"), key=lambda path: path.stat().st_mtime):
+            found[ExecutorInfo.load_json(str(path)).name] = path.parent
+        return found
+
+    def running(self, rev: str) -> bool:
+        """Whether the process of an active experiment lives, or has a worker that will start or collect it."""
+        info = self.tasks.proc.get(rev)
+        if info and alive(info.pid, "exec-run"):
+            self.ended.pop(rev, None)
+            return True
+        workers = Path(self.tasks.wdir).glob("dvc-exp-worker-*.pid")
+        if not any(alive(int(path.read_text() or 0), "queue-worker") for path in workers):
+            return False
+        return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < PATIENCE
+
+    def stop(self, rev: str) -> None:
+        """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed.
+
+        Its shell is spared: were it gone first, DVC would clear the folder in which the stage still works.
+        """
+        info = self.tasks.proc.get(rev)
+        try:
+            stages = psutil.Process(info.pid).children() if info else []
+            while stages:
+                process = stages.pop()
+                if Path(process.cmdline()[0]).name in SHELLS and process.children():
+                    stages += process.children()
+                else:
+                    process.terminate()
+        except (psutil.Error, IndexError):
+            pass  # it has just ended
+
+    def give_up(self, name: str, waiting: bool) -> None:
+        """Take an experiment that waits out of the queue, or have DVC note that one which ran is no more."""
+        with contextlib.suppress(PetalsError):  # it has just gone the other way
+            self.dvc("queue", "remove" if waiting else "kill", name)
+
+    def curve(self, rev: str, name: str) -> Curve:
+        """The curve `name` of an active experiment so far: value by step."""
+        try:
+            info = ExecutorInfo.load_json(self.tasks.get_infofile_path(rev))
+            return read_curve((Path(info.root_dir) / LIVE / f"{name}.tsv").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}  # not there yet
+
+    def result(self, commit: str, objective: str, curve: str | None) -> tuple[float, Curve]:
+        """The metric FILE:KEY and the curve that an experiment ended with; PetalsError where it has no such metric."""
+        file, _, key = objective.partition(":")
+        try:
+            value = json.loads(git("show", f"{commit}:{file}"))
+            for part in key.split("."):
+                value = value[part]
+            score = float(value)
+        except (PetalsError, ValueError, KeyError, TypeError):
+            raise PetalsError(f"{file} has no number {key!r}") from None
+        try:
+            return score, read_curve(git("show", f"{commit}:{CURVES}/{curve}.tsv")) if curve else {}
+        except PetalsError:
+            return score, {}
+
+    def error(self, name: str) -> str:
+        """Why the experiment `name` failed: the line with which its stage ended."""
+        folder = self.records().get(name)
+        try:
+            return last_error((folder / f"{folder.name}.out").read_text(encoding="utf-8", errors="replace"))
+        except (AttributeError, OSError):
+            return f"it ended before a stage had begun; dvc queue logs {name} may know more"
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PetalsError(f"git {arguments[0]}: {last_error(done.stderr)}")
+    return done.stdout
+
+
+def same(one: Value, other: object) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)  # to Python, 1 is true
+
+
+def override(knob: str, value: Value) -> str:
+    """`knob`=`value` in the grammar of Hydra, which DVC reads."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{knob}='{escaped}'"
+    return f"{knob}={json.dumps(value)}"
+
+
+def read_curve(text: str) -> Curve:
+    """What DVCLive has written of a curve; a line that is not yet whole is left for the next look."""
+    rows = (line.split("\t") for line in text.rpartition("\n")[0].split("\n")[1:])
+    return {int(step): float(value) for step, value in rows}
+
+
+def last_error(text: str) -> str:
+    """The one line that says what went wrong, of all that a command printed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
+    failed = [
+        match for line in lines if (match := re.search(r"failed to reproduce '(.+?)': .*exited with (-?\d+)", line))
+    ]
+    if told:
+        return told[-1]
+    if failed:
+        return f"{failed[-1][1]} exited with {failed[-1][2]}"
+    errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: "))] or lines or ["no word of why"]
+    return errors[-1].removeprefix("ERROR: ").removeprefix("fatal: ")
+
+
+def alive(pid: int, command: str) -> bool:
+    """Whether `pid` is still DVC at `command`, and not another process that was given the number since."""
+    try:
+        return command in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False

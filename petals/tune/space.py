@@ -1,0 +1,171 @@
+"""tune.yaml: which knobs are searched, where, and for what; held to the types and ranges of params.yaml."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import optuna
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from petals import params
+from petals.errors import PetalsError
+from petals.params import KNOBS, Yaml12Loader, read_mapping
+
+Value = bool | int | float | str
+Settings = dict[str, Value]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Range(Part):
+    log: bool = False
+
+    @model_validator(mode="after")
+    def ordered(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError("low should be less than high")
+        if self.log and self.low <= 0:
+            raise ValueError("low should be more than 0 where log is true")
+        return self
+
+    def ends(self) -> list[Value]:
+        return [self.low, self.high]
+
+    def holds(self, value: Value) -> bool:
+        return not isinstance(value, bool | str) and self.low <= value <= self.high
+
+
+class FloatRange(Range):
+    """Real numbers, rounded to three digits so that they can be read and said."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+
+    def suggest(self, trial: optuna.Trial, knob: str) -> float:
+        value = trial.suggest_float(knob, self.low, self.high, log=self.log)
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
+
+
+class IntRange(Range):
+    type: Literal["int"]
+    low: int
+    high: int
+
+    def suggest(self, trial: optuna.Trial, knob: str) -> int:
+        return trial.suggest_int(knob, self.low, self.high, log=self.log)
+
+
+class Choice(Part):
+    type: Literal["choice"]
+    values: Annotated[list[Value], Field(min_length=1)]
+
+    def ends(self) -> list[Value]:
+        return self.values
+
+    def holds(self, value: Value) -> bool:
+        return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.values)
+
+    def suggest(self, trial: optuna.Trial, knob: str) -> Value:
+        return trial.suggest_categorical(knob, self.values)
+
+
+class Search(Part):
+    """What tune.yaml says."""
+
+    # FILE:KEY of a metric in git; dots in the key lead inwards
+    objective: Annotated[str, Field(pattern=r"^[^:]+\.json:[^:]+$")]
+    direction: Literal["maximize", "minimize"] = "maximize"
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1]
+    sampler_seed: Annotated[int, Field(ge=0)] = 1
+    startup: Annotated[int, Field(ge=1)] = 5
+    curve: str | None = None
+    curve_from: Annotated[int, Field(ge=1)] = 1
+    space: Annotated[
+        dict[str, Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]], Field(min_length=1)
+    ]
+
+    def suggest(self, trial: optuna.Trial) -> Settings:
+        return {knob: each.suggest(trial, knob) for knob, each in self.space.items()}
+
+    def outside(self, values: Settings) -> list[str]:
+        """The searched knobs whose value in `values` is not in the space."""
+        return [knob for knob, each in self.space.items() if not each.holds(values[knob])]
+
+
+def load_search(
+    path: str | Path, settings: Iterable[str], knobs: str | Path = "params.yaml"
+) -> tuple[Search, Settings]:
+    """Read `path` (tune.yaml) and the values of all knobs in `knobs`, with `settings` (KNOB=VALUE) in their place.
+
+    Raises PetalsError, one line, for a file that is no search, for a knob that no stage reads, and for an end of a
+    range or a choice that the stage which reads it would refuse.
+    """
+    params.load_params(params.PipelineParams, knobs)
+    values = read_mapping(knobs)
+    for setting in settings:
+        knob, given, text = setting.partition("=")
+        if not given:
+            raise PetalsError(f"-S {setting}: is not KNOB=VALUE")
+        known(knob, "-S")
+        try:
+            values[knob] = yaml.load(text, Loader=Yaml12Loader)
+        except yaml.YAMLError:
+            values[knob] = text
+    params.check(values, f"-S {' '.join(settings)}" if settings else knobs)
+    try:
+        search = Search.model_validate(read_mapping(path))
+    except ValidationError as error:
+        raise PetalsError(f"{path}: {explain(error)}") from None
+    if len(set(search.seeds)) < len(search.seeds):
+        raise PetalsError(f"{path}: seeds: each should be there once, but is {search.seeds}")
+    for knob, each in search.space.items():
+        known(knob, f"{path}: space")
+        if knob == "seed":
+            raise PetalsError(f"{path}: space: seed is chance, not a setting to be found; list several under seeds:")
+        for value in each.ends():
+            params.check(values | {knob: value}, f"{path}: space")
+    return search, values
+
+
+def known(knob: str, where: str) -> None:
+    if knob not in KNOBS:
+        near = difflib.get_close_matches(knob, KNOBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; the knobs are those of params.yaml"
+        raise PetalsError(f"{where}: no stage reads {knob!r}{hint}")
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem that pydantic found, as `key: what should be, but is …`."""
+    problem = error.errors()[0]
+    place = [str(each) for each in problem["loc"] if each not in ("float", "int", "choice")]
+    if problem["type"] == "missing":
+        return f"{'.'.join(place)} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{'.'.join(place)}: there is no such key"
+    if problem["type"].startswith("union_tag"):
+        return f"{'.'.join(place)}: should be {{type: float, int or choice, …}}, but is {problem['input']!r}"
+    reason = problem["msg"].replace("Input should", "should").replace("String should", "should")
+    reason = reason.removeprefix("Value error, ")
+    given = problem["input"]
+    return f"{'.'.join(place)}: {reason}" + ("" if isinstance(given, dict) else f", but is {given!r}")
+
+
+def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.yaml") -> str:
+    """Hash what makes trials comparable: the search, the knobs it leaves alone, dvc.yaml and the code it names.
+
+    What a search sets is left out of the knobs, so that the best trial may be applied and the search still go on.
+    """
+    rest = {knob: value for knob, value in sorted(values.items()) if knob not in {*search.space, "seed"}}
+    digest = hashlib.blake2b(json.dumps([search.model_dump(), rest], sort_keys=True).encode(), digest_size=16)
+    stages = read_mapping(pipeline).get("stages", {})
+    for path in sorted({Path(pipeline), *(Path(dep) for stage in stages.values() for dep in stage.get("deps", []))}):
+        if path.is_file():
+            digest.update(repr(path.parts).encode() + hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
