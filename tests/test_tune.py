@@ -1,5 +1,6 @@
 """python -m petals.tune with DVC's own queue and workers; but in one test, stages of moments."""
 
+import contextlib
 import csv
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -17,6 +19,7 @@ from PIL import Image
 from project import copy_project, environment, run, tiny_records
 
 from petals.tune.__main__ import main
+from petals.tune.experiments import Experiments
 
 pytestmark = pytest.mark.slow
 SPACE = {
@@ -177,7 +180,17 @@ def test_another_search_of_that_name_is_refused(mixed, project):
     assert experiments("mixed") == ["mixed-000", "mixed-003"]
 
 
-def test_two_trials_run_at_once_and_outlive_a_search_that_is_killed(project):
+def kill_worker(name: str) -> None:
+    """Kill what runs the experiment `name`, DVC's worker included, as when a machine goes down; not its stage."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("DVC_EXP_NAME") == name and Path(process.cwd()).is_relative_to(Path.cwd()):
+                for parent in process.parents():
+                    if {"exec-run", "queue-worker"} & set(parent.cmdline()):
+                        parent.kill()
+
+
+def test_two_trials_run_at_once_and_outlive_a_search_that_is_killed(project, monkeypatch):
     gates = [gate(project, name) for name in ("killed-000", "killed-001")]
     arguments = ("--trials", "2", "--jobs", "2", "--name", "killed", "-S", "lr=0.01", "-S", "epochs=5")
     search = begin(*arguments)
@@ -185,12 +198,16 @@ def test_two_trials_run_at_once_and_outlive_a_search_that_is_killed(project):
     search.kill()
     search.communicate()
     assert search.returncode == -signal.SIGKILL
+    kill_worker("killed-001")
     for each in opened:
         each.close()
+    monkeypatch.setattr(Experiments, "PATIENCE", 0.0)
     done = tune(*arguments)
     assert done.exit_code == 0, done.output
     assert [f"killed-00{number}: taken up again" in done.output for number in (0, 1)] == [True, True]
-    assert experiments("killed") == ["killed-000", "killed-001"]
+    settings = re.search(r"killed-001: its worker was killed; its settings are tried again (.*)", done.output)[1]
+    assert re.search(rf"killed-002: macro_f1 0\.\d+ {re.escape(settings)}", done.output)
+    assert experiments("killed") == ["killed-000", "killed-002"]
     assert len(re.findall(r"^\| `killed-\d+` \| 0\.", done.output, re.MULTILINE)) == 2
 
 

@@ -28,7 +28,6 @@ LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train 
 CURVES = "plots/train"  # where train leaves the curves at its end
 SHELLS = {"sh", "dash", "bash", "zsh", "fish"}
 BUSY = re.compile("lock|LockError|is busy", re.IGNORECASE)
-PATIENCE = 60.0  # s that DVC has for collecting an experiment whose process has ended
 Curve = dict[int, float]
 
 
@@ -43,6 +42,8 @@ class Seen:
 
 class Experiments:
     """The experiments of the repository in the working folder."""
+
+    PATIENCE = 60.0  # s that DVC has for collecting an experiment whose process has ended
 
     def __init__(self) -> None:
         try:
@@ -90,8 +91,8 @@ class Experiments:
 
     def look(self) -> Seen:
         # In the order in which an experiment passes through them, so that none slips by.
-        waiting = {entry.name: entry.stash_rev for entry in self.tasks.iter_queued()}
-        active = {entry.name: entry.stash_rev for entry in self.tasks.iter_active()}
+        waiting = {str(entry.name): entry.stash_rev for entry in self.tasks.iter_queued()}
+        active = {str(entry.name): entry.stash_rev for entry in self.tasks.iter_active()}
         refs = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
         done = {ref.split("/")[4]: commit for commit, ref in map(str.split, refs) if ref.count("/") == 4}
         return Seen(waiting, active, done)
@@ -105,7 +106,8 @@ class Experiments:
         """The folder of each experiment that a worker has begun, by name."""
         found = {}
         for path in sorted(Path(self.tasks.pid_dir).glob("*/*.run"), key=lambda path: path.stat().st_mtime):
-            found[ExecutorInfo.load_json(str(path)).name] = path.parent
+            with contextlib.suppress(OSError, ValueError):  # just being written
+                found[str(ExecutorInfo.load_json(str(path)).name)] = path.parent
         return found
 
     def running(self, rev: str) -> bool:
@@ -117,7 +119,7 @@ class Experiments:
         workers = Path(self.tasks.wdir).glob("dvc-exp-worker-*.pid")
         if not any(alive(int(path.read_text() or 0), "queue-worker") for path in workers):
             return False
-        return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < PATIENCE
+        return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < self.PATIENCE
 
     def stop(self, rev: str) -> None:
         """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed.
@@ -187,7 +189,7 @@ def same(one: Value, other: object) -> bool:
 def override(knob: str, value: Value) -> str:
     """`knob`=`value` in the grammar of Hydra, which DVC reads."""
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        escaped = value.replace("'", r"\'")
         return f"{knob}='{escaped}'"
     return f"{knob}={json.dumps(value)}"
 

@@ -139,8 +139,14 @@ class Tuner:
             )
         known = self.experiments.names()
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.sampler = self.sampler(frozen.number)
-            run = self.make(Trial(self.study, frozen._trial_id))
+            trial = Trial(self.study, frozen._trial_id)
+            if "settings" not in frozen.user_attrs:  # a proposal half made; it is made anew
+                trial.set_user_attr("lost", True)
+                self.study.tell(trial, state=TrialState.FAIL)
+                if "fixed_params" in frozen.system_attrs:
+                    self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
+                continue
+            run = self.make(trial, frozen.user_attrs["settings"])
             if run.name in known:
                 self.say(f"{run.name}: taken up again")
             else:
@@ -157,7 +163,10 @@ class Tuner:
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         number = waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
         self.study.sampler = self.sampler(number)
-        run = self.make(self.study.ask())
+        trial = self.study.ask()
+        settings = self.search.suggest(trial)
+        trial.set_user_attr("settings", settings)
+        run = self.make(trial, settings)
         try:
             params.check(self.values | run.settings, "params.yaml")  # knobs that do not go together
         except PetalsError as error:
@@ -171,10 +180,7 @@ class Tuner:
         if fingerprint(self.search, self.values) != self.study.user_attrs["fingerprint"]:
             raise PetalsError("dvc.yaml or the code was edited while the search ran: put it back and go on")
 
-    def make(self, trial: Trial) -> Running:
-        settings = self.search.suggest(trial)
-        if "settings" not in trial.user_attrs:
-            trial.set_user_attr("settings", settings)
+    def make(self, trial: Trial, settings: Settings) -> Running:
         return Running(
             trial, settings, names(self.study, self.search, trial.number), trial.user_attrs.get("scores", [])
         )

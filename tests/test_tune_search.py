@@ -1,0 +1,166 @@
+"""The search and its file, with experiments that end at once: what is proposed, what is kept, what comes of it."""
+
+import pytest
+from optuna.trial import TrialState
+
+from petals.errors import PetalsError
+from petals.tune import search as searching
+from petals.tune.experiments import Seen
+from petals.tune.results import best, table
+from petals.tune.search import Tuner, open_study
+from petals.tune.space import Search
+
+SPACE = Search.model_validate(
+    {
+        "objective": "metrics/evaluate.json:macro_f1",
+        "startup": 3,
+        "curve": "val/macro_f1",
+        "curve_from": 2,
+        "space": {
+            "lr": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True},
+            "model": {"type": "choice", "values": ["efficientnet_lite0", "tiny_vit_5m"]},
+        },
+    }
+)
+
+
+class Instant:
+    """Stands in for DVC: an experiment has ended when it is first looked at; `score` says with what."""
+
+    def __init__(self, score) -> None:
+        self.score, self.values = score, {}
+
+    def names(self) -> set[str]:
+        return set()
+
+    def queue(self, name, values) -> None:
+        self.values[name] = values
+
+    def start(self, jobs) -> None:
+        pass
+
+    def look(self) -> Seen:
+        return Seen({}, {}, {name: name for name in self.values})
+
+    def result(self, commit, objective, curve):
+        score = self.score(self.values[commit])
+        return score, {epoch: score * (epoch + 1) / 4 for epoch in range(4)}
+
+
+@pytest.fixture
+def make(monkeypatch, tmp_path):
+    """A function that opens the search in this folder, as after a start of the program."""
+    monkeypatch.setattr(searching, "POLL", 0.0)
+    monkeypatch.setattr(searching, "Experiments", lambda: Instant(lambda values: 1 - abs(values["lr"] - 0.01)))
+    monkeypatch.setattr(searching, "fingerprint", lambda search, values: "same")
+    monkeypatch.setattr(searching.params, "check", lambda values, path: None)
+
+    def tuner(name: str = "tune", search: Search = SPACE, **values) -> Tuner:
+        study = open_study(tmp_path / f"{name}.journal", "tune", search)
+        values = {"lr": 1e-4, "model": "efficientnet_lite0", "seed": 1} | values
+        return Tuner(study, search, values, 1, lambda said: None)
+
+    return tuner
+
+
+def proposed(tuner: Tuner) -> list:
+    return [each.user_attrs["settings"] for each in searching.counted(tuner.study)]
+
+
+def test_a_search_in_parts_makes_the_proposals_of_one_in_a_piece(make):
+    whole = make("whole")
+    whole.run(12, lambda done: None)
+    for trials in (1, 4, 5, 12):
+        parts = make("parts")
+        parts.run(trials, lambda done: None)
+    assert proposed(parts) == proposed(whole) and len(proposed(whole)) == 12
+    another = make("another", SPACE.model_copy(update={"sampler_seed": 2}))
+    another.run(12, lambda done: None)
+    assert proposed(another) != proposed(whole)
+    assert proposed(another)[0] == proposed(whole)[0] == {"lr": 1e-4, "model": "efficientnet_lite0"}
+
+
+def test_a_trial_that_was_lost_is_tried_again_and_changes_nothing_else(make):
+    whole, parts = make("whole"), make("parts")
+    whole.run(6, lambda done: None)
+    parts.run(2, lambda done: None)
+    parts.propose()
+    parts.lose(parts.running[0], "stopped")
+    parts = make("parts")
+    parts.run(6, lambda done: None)
+    assert proposed(parts) == proposed(whole)
+    assert [each.number for each in searching.counted(parts.study)] == [0, 1, 3, 4, 5, 6]
+
+
+def test_a_line_that_a_kill_cut_short_is_forgotten(make, tmp_path):
+    make().run(2, lambda done: None)
+    journal = tmp_path / "tune.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"work')
+    again = make()
+    again.run(4, lambda done: None)
+    assert len(proposed(make())) == 4
+
+
+@pytest.mark.parametrize("made", [0, 1])
+def test_a_proposal_half_made_is_made_anew(make, made):
+    whole, parts = make("whole"), make("parts")
+    whole.run(made + 1, lambda done: None)
+    parts.begin()
+    if made:
+        parts.run(made, lambda done: None)
+    parts.study.sampler = parts.sampler(made)
+    trial = parts.study.ask()
+    SPACE.space["lr"].suggest(trial, "lr")  # and the process is killed
+    parts = make("parts")
+    parts.run(made + 1, lambda done: None)
+    assert proposed(parts) == proposed(whole)
+
+
+def test_settings_to_start_from_outside_the_space_are_not_tried(make):
+    tuner, said = make(lr=1.0), []
+    tuner.say = said.append
+    tuner.run(1, lambda done: None)
+    assert said[0] == "the settings to start from are outside the space (lr 1.0), so they are not tried"
+
+
+def test_a_hopeless_trial_that_ended_before_it_could_be_stopped_is_given_up_all_the_same(make):
+    scores = iter([0.5, 0.6, 0.7, 0.1, 0.65, 0.9])
+    tuner = make()
+    tuner.experiments.score = lambda values, known={}: (
+        known.setdefault(values["lr"], None) or known.update({values["lr"]: next(scores)}) or known[values["lr"]]
+    )
+    tuner.run(6, lambda done: None)
+    states = [each.state for each in searching.counted(tuner.study)]
+    assert states == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED] + [TrialState.COMPLETE] * 2
+    assert "dvc exp apply tune-005" in best(tuner.study, SPACE)
+    rows = [line.split("|")[1:3] for line in table(tuner.study, SPACE).splitlines()[2:]]
+    assert [score.strip() for _, score in rows][:3] == ["0.9000", "0.7000", "0.6500"]
+    assert rows[-1][1].strip() == "given up after epoch 2"
+
+
+def test_a_score_that_is_no_number_is_a_failure_and_three_of_them_end_a_search(make):
+    tuner = make()
+    tuner.experiments.score = lambda values: float("nan")
+    with pytest.raises(PetalsError, match=r"^no trial of 3 came to a score, the last of them: .*macro_f1 is nan$"):
+        tuner.run(10, lambda done: None)
+
+
+def test_the_lowest_is_best_where_it_is_minimized(make):
+    search = SPACE.model_copy(update={"direction": "minimize", "curve": None})
+    tuner = make(search=search)
+    tuner.experiments.score = lambda values: values["lr"]
+    tuner.run(5, lambda done: None)
+    lowest = min(proposed(tuner), key=lambda each: each["lr"])["lr"]
+    assert f"macro_f1 {lowest:.4f}\n" in best(tuner.study, search)
+    first = table(tuner.study, search).splitlines()[2]
+    assert first.split("|")[3].strip() == str(lowest)
+
+
+def test_code_that_is_edited_while_a_search_runs_ends_it(make, monkeypatch):
+    tuner = make()
+    tuner.run(1, lambda done: None)
+    monkeypatch.setattr(searching, "fingerprint", lambda search, values: "edited")
+    with pytest.raises(PetalsError, match="the code was edited while the search ran"):
+        tuner.propose()
+    with pytest.raises(PetalsError, match="choose another --name"):
+        make().run(2, lambda done: None)

@@ -1,0 +1,147 @@
+"""tune.yaml, and the mistakes that one makes in it: each is one line, before anything runs."""
+
+import shutil
+
+import optuna
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import REPOSITORY
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from petals.errors import PetalsError
+from petals.tune.__main__ import main
+from petals.tune.experiments import last_error, override, read_curve
+from petals.tune.space import fingerprint, load_search
+
+ORIGINAL = yaml.safe_load((REPOSITORY / "tune.yaml").read_text())
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    for name in ("params.yaml", "tune.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(**changed: object) -> None:
+    with open("tune.yaml", "w") as file:
+        yaml.safe_dump(ORIGINAL | changed, file)
+
+
+def test_the_space_of_this_repository_holds_its_own_settings():
+    search, values = load_search("tune.yaml", [])
+    assert search.outside(values) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"space": {"learning_rate": {"type": "float", "low": 0, "high": 1}}}, "space: no stage reads 'learning_rate'"),
+        ({"space": {"head_ls": {"type": "float", "low": 1, "high": 2}}}, "'head_ls'; did you mean head_lr?"),
+        ({"space": {"epochs": {"type": "float", "low": 1.5, "high": 3}}}, "space: epochs: should be a valid integer"),
+        ({"space": {"lr": {"type": "float", "low": 0.1, "high": 20}}}, "lr: should be less than or equal to 10"),
+        ({"space": {"lr": {"type": "float", "low": "small", "high": 1}}}, "space.lr.low: should be a valid number"),
+        ({"space": {"lr": {"type": "float", "low": 1, "high": 0.1}}}, "space.lr: low should be less than high"),
+        ({"space": {"mixup": {"type": "float", "low": 0, "high": 0.5, "log": True}}}, "more than 0 where log is true"),
+        ({"space": {"lr": {"type": "double", "low": 1, "high": 2}}}, "space.lr: should be {type: float, int or choice"),
+        ({"space": {"lr": {"type": "float", "low": 0.1}}}, "space.lr.high is missing"),
+        ({"space": {"lr": 3}}, "space.lr: "),
+        ({"space": {"model": {"type": "choice", "values": ["vit_ti_16", "vgg"]}}}, "vgg"),
+        ({"space": {"model": {"type": "choice", "values": []}}}, "space.model.values: "),
+        ({"space": {"mixup": {"type": "float", "low": 0, "high": 0.95}}}, "add up to 1 at most"),
+        ({"space": {"seed": {"type": "int", "low": 1, "high": 9}}}, "seed is chance"),
+        ({"space": {}}, "space: "),
+        ({"seeds": [1, 1]}, "seeds: each should be there once"),
+        ({"seeds": []}, "seeds: "),
+        ({"objective": "macro_f1"}, "objective: "),
+        ({"direction": "up"}, "direction: "),
+        ({"trials": 3}, "trials: there is no such key"),
+    ],
+)
+def test_a_mistake_is_one_line(changed, said):
+    write(**changed)
+    with pytest.raises(PetalsError) as caught:
+        load_search("tune.yaml", [])
+    assert str(caught.value).startswith("tune.yaml: ") and said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("lr", "-S lr: is not KNOB=VALUE"),
+        ("lrr=1", "-S: no stage reads 'lrr'; did you mean lr?"),
+        ("lr=20", "-S lr=20: lr: should be less than or equal to 10, but is 20"),
+        ("epochs=many", "epochs: should be a valid integer, but is 'many'"),
+    ],
+)
+def test_a_setting_that_will_not_do_is_one_line(setting, said):
+    with pytest.raises(PetalsError) as caught:
+        load_search("tune.yaml", [setting])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_command_says_it_in_one_line_and_begins_nothing(folder):
+    write(space={"learning_rate": {"type": "float", "low": 0, "high": 1}})
+    done = CliRunner().invoke(main, [])
+    assert (done.exit_code, done.output) == (
+        1,
+        "Error: tune.yaml: space: no stage reads 'learning_rate'; the knobs are those of params.yaml\n",
+    )
+    assert not list(folder.glob(".petals/tune/*/study*"))
+    assert CliRunner().invoke(main, ["--name", "../x"]).exit_code == 2
+    assert CliRunner().invoke(main, ["--space", "none.yaml"]).output.startswith("Error: none.yaml: not found")
+
+
+def test_settings_are_read_as_params_yaml_is():
+    _, values = load_search("tune.yaml", ["lr=3e-5", "pretrained=false", "data=data/my photographs"])
+    assert (values["lr"], values["pretrained"], values["data"]) == (3e-5, False, "data/my photographs")
+
+
+def test_what_is_suggested_lies_in_the_space_and_has_three_digits():
+    search, _ = load_search("tune.yaml", [])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(50):
+        settings = search.suggest(study.ask())
+        assert search.outside(settings) == []
+        assert float(f"{settings['lr']:.3g}") == settings["lr"]
+
+
+@pytest.mark.parametrize(
+    "value", [1, 2.5, 1e-05, True, False, "auto", "cuda:1", "true", "1e-3", "my 'own' photographs", "a,b"]
+)
+def test_hydra_reads_a_setting_back_as_what_it_was(value):
+    parsed = OverridesParser.create().parse_override(override("knob", value)).value()
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_only_what_trials_have_in_common_is_in_the_fingerprint(folder):
+    search, values = load_search("tune.yaml", [])
+    first = fingerprint(search, values)
+    assert fingerprint(search, values | {"lr": 1e-3, "seed": 5}) == first
+    assert fingerprint(search, values | {"epochs": 5}) != first
+    assert fingerprint(search.model_copy(update={"seeds": [1, 2]}), values) != first
+    (folder / "stages").mkdir()
+    (folder / "stages/train.py").write_text("another")
+    assert fingerprint(search, values) != first
+
+
+def test_a_curve_is_read_up_to_its_last_whole_line():
+    assert read_curve("step\tmacro_f1\n0\t0.5\n1\t0.625\n2\t0.7") == {0: 0.5, 1: 0.625}
+    assert read_curve("") == read_curve("step\tmac") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("epoch 1\nError: lower lr\nERROR: failed to reproduce 'train': failed to run: x, exited with 1\n", "lower lr"),
+        ("ERROR: failed to reproduce 'train': failed to run: x, exited with -9\n", "train exited with -9"),
+        ("ERROR: the queue is shut\n\nsee the docs", "the queue is shut"),
+        ("fatal: bad object", "bad object"),
+        ("", "no word of why"),
+    ],
+)
+def test_the_reason_is_found_in_what_was_printed(text, line):
+    assert last_error(text) == line
