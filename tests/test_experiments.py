@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,14 @@ def test_weights_from_a_file_in_a_temporary_folder(project):
     output = run("dvc exp run --temp -S pretrained=flowers.safetensors", project).stdout
     assert "pretrained: weights and head from data/weights/flowers.safetensors" in output
     assert head_is_clean(project)
+
+
+def test_a_search_of_the_pipeline(project):
+    output = run(f"{sys.executable} -m petals.tune --trials 1 -S lr=1e-3 -S robustness=0", project).stdout
+    assert re.search(r"^\| `tune-000` \| \d\.\d{4} +\| 0\.001 ", output, re.MULTILINE), output
+    assert (project / ".petals/tune/tune/curves.png").is_file() and head_is_clean(project)
+    (row,) = [row for row in shown(project) if row["Experiment"] == "tune-000"]
+    assert float(row["lr"]) == 1e-3 and row["macro_f1"]
+    run("dvc exp apply tune-000", project)
+    assert run("dvc status", project).stdout.strip() == "Data and pipelines are up to date."
+    run("git checkout -q . && dvc checkout -q", project)

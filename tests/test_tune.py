@@ -1,4 +1,4 @@
-"""python -m petals.tune with DVC's own queue and workers; but in one test, stages of moments."""
+"""python -m petals.tune with DVC's own queue and workers, and a stage of moments."""
 
 import contextlib
 import csv
@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
-from project import copy_project, environment, run, tiny_records
+from project import copy_project, environment, run
 
 from petals.tune.__main__ import main
 from petals.tune.experiments import Experiments
@@ -231,14 +231,3 @@ def test_a_search_that_is_told_to_stop_ends_its_trials_and_goes_on_later(project
     assert re.search(r"^\| `stopped-001-seed1` \| 0\.8304 ± 0\.0707 \| 0\.02 ", done.output, re.MULTILINE)
     assert "the mean of 2 seeds; this takes the first\n\n  dvc exp apply stopped-001-seed1\n" in done.output
     run("git checkout -q tune.yaml", project)
-
-
-def test_the_pipeline_itself_is_searched(tmp_path, monkeypatch):
-    folder = copy_project(tmp_path / "petals", robustness=0, threads=1)
-    tiny_records(folder / "data" / "tiny")
-    run("dvc add -q data/tiny && git add -A && git commit -qm data", folder)
-    done = run(f"{sys.executable} -m petals.tune --trials 1 -S epochs=1", folder)
-    assert re.search(r"^\| `tune-000` \| 0\.\d{4} +\| 0\.0006 ", done.stdout, re.MULTILINE)
-    assert (folder / ".petals/tune/tune/curves.png").is_file()
-    run("dvc exp apply tune-000", folder)
-    assert run("dvc status", folder).stdout.strip() == "Data and pipelines are up to date."
