@@ -126,6 +126,7 @@ def mixed(project) -> str:
 def test_a_trial_that_fails_is_told_apart_with_the_line_of_its_stage(mixed):
     assert "mixed-001: failed: the loss is no longer finite at step 7 of 9 (lr " in mixed
     assert re.search(r"\| `mixed-001` \| failed ", mixed)
+    assert "\n\nmixed-001 failed: the loss is no longer finite at step 7 of 9\n" in mixed
 
 
 def test_a_hopeless_trial_is_stopped(mixed):

@@ -164,3 +164,11 @@ def test_code_that_is_edited_while_a_search_runs_ends_it(make, monkeypatch):
         tuner.propose()
     with pytest.raises(PetalsError, match="choose another --name"):
         make().run(2, lambda done: None)
+
+
+def test_the_table_ends_with_why_trials_failed(make):
+    tuner = make()
+    scores = {1e-4: 0.5}
+    tuner.experiments.score = lambda values: scores.get(values["lr"], float("inf"))
+    tuner.run(2, lambda done: None)
+    assert table(tuner.study, SPACE).splitlines()[-2:] == ["", "tune-001 failed: metrics/evaluate.json:macro_f1 is inf"]

@@ -20,7 +20,7 @@ ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUN
 
 
 def table(study: optuna.Study, search: Search) -> str:
-    """The trials in markdown: scores from the best down, then those given up, then those that failed."""
+    """The trials in markdown: scores from the best down, then those given up, then those that failed, and why."""
     sign = -1 if search.direction == "maximize" else 1
     trials = sorted(counted(study), key=lambda each: (ORDER.index(each.state), sign * (each.value or 0), each.number))
     header = ["experiment", search.objective.partition(":")[2], *search.space]
@@ -31,7 +31,10 @@ def table(study: optuna.Study, search: Search) -> str:
         rows.append([name, outcome(each), *(str(settings.get(knob, "")) for knob in search.space)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows[1] = ["-" * width for width in widths]
-    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    failed = [each for each in trials if each.state == TrialState.FAIL]
+    why = [f"{names(study, search, each.number)[0]} failed: {each.user_attrs['error']}" for each in failed]
+    return "\n".join([*lines, *([""] if why else []), *why])
 
 
 def outcome(trial: FrozenTrial) -> str:
