@@ -20,6 +20,11 @@ def plain_name(context: click.Context, option: click.Parameter, name: str) -> st
     return name
 
 
+def say(line: str) -> None:
+    with tqdm.external_write_mode():  # not into the bar
+        click.echo(line)
+
+
 @click.command()
 @click.option("--trials", default=20, show_default=True, type=click.IntRange(1), help="How many the search has in all.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="How many run at a time.")
@@ -47,7 +52,7 @@ def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Pa
         with FileLock(folder / "lock", timeout=0):
             search, values = load_search(space, settings)
             study = open_study(folder / "study.journal", name, search)
-            tuner = Tuner(study, search, values, jobs, tqdm.write)
+            tuner = Tuner(study, search, values, jobs, say)
             with tqdm(total=trials, unit="trial", disable=None, leave=False) as bar:
                 tuner.run(trials, lambda done: bar.update(done - bar.n))
             click.echo(f"\n{table(study, search)}\n\n{best(study, search)}\n")
