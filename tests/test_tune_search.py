@@ -172,3 +172,13 @@ def test_the_table_ends_with_why_trials_failed(make):
     tuner.experiments.score = lambda values: scores.get(values["lr"], float("inf"))
     tuner.run(2, lambda done: None)
     assert table(tuner.study, SPACE).splitlines()[-2:] == ["", "tune-001 failed: metrics/evaluate.json:macro_f1 is inf"]
+
+
+def test_a_trial_that_was_told_to_stop_is_still_hopeless_after_a_kill(make):
+    tuner = make()
+    tuner.run(3, lambda done: None)
+    tuner.propose()
+    tuner.report(tuner.running[0], {0: 0.001, 1: 0.001})
+    again = make()
+    again.begin()
+    assert tuner.running[0].hopeless and again.running[0].hopeless

@@ -15,6 +15,7 @@ from petals.tune.space import Search
 matplotlib.use("Agg")  # into files, with or without a screen
 
 from matplotlib import pyplot
+from matplotlib.ticker import MaxNLocator
 
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
@@ -59,15 +60,20 @@ def pictures(study: optuna.Study, search: Search, folder: Path) -> list[Path]:
     from optuna.visualization import matplotlib as draw
 
     score = search.objective.partition(":")[2]
-    wanted = {"history.png": lambda: draw.plot_optimization_history(study, target_name=score)}
+    wanted = {"history.png": (lambda: draw.plot_optimization_history(study), "Score by trial", "trial", score)}
     if any(each.intermediate_values for each in counted(study)):
-        wanted["curves.png"] = lambda: draw.plot_intermediate_values(study)
+        title = "Curves of the trials; those that end early were given up"
+        wanted["curves.png"] = (lambda: draw.plot_intermediate_values(study), title, "epoch, from 0", search.curve)
     if len({each.value for each in complete(study)}) > 1 and len(search.space) > 1:
-        wanted["importance.png"] = lambda: draw.plot_param_importances(study, target_name=score)
+        title = "How much each knob mattered (PED-ANOVA)"
+        wanted["importance.png"] = (lambda: draw.plot_param_importances(study), title, "share", "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        for name, plot in wanted.items():
+        for name, (plot, title, x_label, y_label) in wanted.items():
             axes = plot()
+            axes.set(title=title, xlabel=x_label, ylabel=y_label)
+            if name != "importance.png":
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             with replacing(folder / name) as partial:
                 axes.figure.savefig(partial, format="png", dpi=110, bbox_inches="tight")
             pyplot.close(axes.figure)

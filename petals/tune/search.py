@@ -147,6 +147,7 @@ class Tuner:
                     self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
                 continue
             run = self.make(trial, frozen.user_attrs["settings"])
+            run.hopeless = bool(frozen.intermediate_values) and trial.should_prune()
             if run.name in known:
                 self.say(f"{run.name}: taken up again")
             else:
