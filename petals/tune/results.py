@@ -60,13 +60,20 @@ def pictures(study: optuna.Study, search: Search, folder: Path) -> list[Path]:
     from optuna.visualization import matplotlib as draw
 
     score = search.objective.partition(":")[2]
-    wanted = {"history.png": (lambda: draw.plot_optimization_history(study), "Score by trial", "trial", score)}
+    wanted = {
+        "history.png": (
+            lambda: draw.plot_optimization_history(study, target_name=score),
+            "Score by trial",
+            "trial",
+            score,
+        )
+    }
     if any(each.intermediate_values for each in counted(study)):
         title = "Curves of the trials; those that end early were given up"
         wanted["curves.png"] = (lambda: draw.plot_intermediate_values(study), title, "epoch, from 0", search.curve)
     if len({each.value for each in complete(study)}) > 1 and len(search.space) > 1:
         title = "How much each knob mattered (PED-ANOVA)"
-        wanted["importance.png"] = (lambda: draw.plot_param_importances(study), title, "share", "")
+        wanted["importance.png"] = (lambda: draw.plot_param_importances(study, target_name=score), title, "share", "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for name, (plot, title, x_label, y_label) in wanted.items():
