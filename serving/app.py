@@ -39,7 +39,12 @@ FORM = {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
-                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
                 }
             }
         },
@@ -200,7 +205,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def bug(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
 
-    @app.post("/predict", response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
+    @app.post("/predict", tags=["model"], response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
     async def predict(
         request: Request, top_k: Annotated[int, Query(ge=1, le=1000, description="guesses an image, at most")] = 5
     ) -> Response:
@@ -208,7 +213,7 @@ def create_app(settings: Settings) -> FastAPI:
         answers = await service.predict(request, top_k)
         return JSONResponse(answers.model_dump())
 
-    @app.get("/model")
+    @app.get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
         served = service.served
@@ -224,19 +229,19 @@ def create_app(settings: Settings) -> FastAPI:
             classes=served.classes,
         )
 
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["operation"])
     async def healthz() -> State:
         """Whether the process is alive."""
         return State(status="ok")
 
-    @app.get("/readyz", responses={503: {"model": Problem}})
+    @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> State:
         """Whether it can take requests."""
         if service.batcher.admitted >= settings.queue:
             raise Refusal(503, "busy", "the queue is full")
         return State(status="ready")
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
