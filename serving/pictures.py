@@ -16,7 +16,7 @@ LARGE = 2_000_000  # pixels: a larger image is decoded alone, and holds up no ba
 SEGMENTS = 1_000  # of a JPEG before its pixels; cameras write about twenty
 SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels
 CHUNKS = 20_000  # of a PNG; 16 MB have 2,000 as libpng cuts them
-_SCAN = b"\xff\xda"
+_JPEG, _SCAN, _PNG = b"\xff\xd8", b"\xff\xda", b"\x89PNG\r\n\x1a\n"
 
 
 class Large(Exception):
@@ -50,6 +50,8 @@ def pixels_claimed(data: bytes, where: str, max_pixels: int) -> int:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return image.width * image.height
     except UnidentifiedImageError:
+        if data.startswith((_JPEG, _PNG)):
+            raise damaged(where) from None
         raise Refusal(415, "type", f"{where}: not a JPEG, PNG or WebP image") from None
     except Image.DecompressionBombError:
         raise too_many_pixels(where, max_pixels) from None
@@ -59,9 +61,9 @@ def pixels_claimed(data: bytes, where: str, max_pixels: int) -> int:
 
 def is_short(data: bytes) -> bool:
     """Whether a JPEG or PNG has a sane number of parts; each costs its reader time, and a hostile file has millions."""
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(_JPEG):
         return data.count(_SCAN) <= SCANS and has_few_segments(data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(_PNG):
         return has_few_chunks(data)
     return True
 

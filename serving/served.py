@@ -29,8 +29,11 @@ class Served:
     def __init__(self, path: Path, window: int) -> None:
         """Raises PetalsError, in one line, where the file is no exported model or fails its check."""
         self.model = Model.open(path, threads=1)
-        self.model.check()
-        self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+        try:
+            self.model.check()
+            self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PetalsError(f"{path}: its check cannot be read ({error!r}); run dvc repro export") from None
         self.classes, self.image_size = self.model.classes, self.model.image_size
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -86,8 +89,9 @@ class Shelf:
     async def take_up(self) -> None:
         try:
             fresh = await asyncio.to_thread(Served, self.path, self.window)
-        except PetalsError as error:
-            log.error("model not taken up, the former one serves on: %s", error)
+        except Exception as error:  # whatever is in that file, the service goes on
+            said = str(error) if isinstance(error, PetalsError) else f"{self.path}: {error!r}"
+            log.error("model not taken up, the former one serves on: %s", said)
             self.taken_up(False)
             return
         if fresh.sha256 == self.current.sha256:
