@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop record verify soak test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop serve record verify soak load test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -25,6 +25,9 @@ verify: $(STAMP)  ## run HEAD in a clean clone and compare every output with dvc
 soak: $(STAMP)  ## kill the pipeline 30 times and compare every byte with an uninterrupted run
 	@python -m benchmarks.soak
 
+load: $(STAMP)  ## load the service with 1, 8 and 64 clients on this machine, and print a table
+	@python -m benchmarks.load
+
 pull: $(STAMP)  ## bring data and models from the remote
 	@python -m petals.remote pull
 
@@ -37,6 +40,9 @@ bucket: $(STAMP)  ## try pull and push with a bucket on this machine and no acco
 bucket-stop: $(STAMP)  ## end it, and point at the real remote again
 	@python -m petals.bucket stop
 
+serve: $(STAMP)  ## serve the model of the last run on this machine: make serve PORT=8000
+	@PETALS_REVISION=$${PETALS_REVISION-$$(git rev-parse HEAD 2>/dev/null)} python -m serving $(if $(PORT),--port $(PORT))
+
 test: $(STAMP)  ## run the tests, with line coverage
 	@python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
@@ -46,7 +52,7 @@ fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 lint: $(STAMP)  ## check style, shell scripts and workflows
 	@ruff check .
 	@ruff format --check .
-	@shellcheck .ci/run .github/scripts/*.sh
+	@shellcheck .ci/run .ci/tools .github/scripts/*.sh
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))

@@ -1,0 +1,111 @@
+"""The model that answers at the moment, and how another takes its place."""
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from petals.drift import Reference
+from petals.errors import PetalsError
+from petals.inference import Model
+from serving.pictures import Large
+from serving.refusals import Refusal
+from serving.window import Window
+
+Item = Callable[[int], np.ndarray]  # makes an image, uint8 S × S × 3, of the side S that the model sees
+POLL = 0.5  # seconds between two looks at the file
+log = logging.getLogger("serving")
+
+
+class Served:
+    """A model that has answered its own check rightly, and the window of what it has said since."""
+
+    def __init__(self, path: Path, window: int) -> None:
+        """Raises PetalsError, in one line, where the file is no exported model or fails its check."""
+        self.model = Model.open(path, threads=1)
+        try:
+            self.model.check()
+            self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PetalsError(f"{path}: its check cannot be read ({error!r}); run dvc repro export") from None
+        self.classes, self.image_size = self.model.classes, self.model.image_size
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def run(self, items: Sequence[Item]) -> list[np.ndarray | Exception]:
+        """Decode what is not decoded yet, and ask about all of it at once.
+
+        Gives for each item its probabilities (float32, one a class), or what was wrong with it: Refusal or Large.
+        """
+        results: list[np.ndarray | Exception] = []
+        for item in items:
+            try:
+                results.append(item(self.image_size))
+            except (Refusal, Large) as error:
+                results.append(error)
+        sound = [at for at, result in enumerate(results) if isinstance(result, np.ndarray)]
+        if sound:
+            probabilities, features = self.model.run(np.stack([results[at] for at in sound]))
+            self.window.add(probabilities, features)
+            for at, row in zip(sound, probabilities, strict=True):
+                results[at] = row
+        return results
+
+
+class Shelf:
+    """Holds the model that serves, and takes up another when its file changes or when it is asked to.
+
+    Requests keep the model they began with, so none is dropped. A file that fails its check is left alone until
+    it changes again.
+    """
+
+    def __init__(self, path: Path, window: int, taken_up: Callable[[bool], None]) -> None:
+        self.path, self.window = path, window
+        self.current = Served(path, window)
+        self.replaced = False
+        self.taken_up = taken_up  # called with True or False after each attempt
+        self.asked = asyncio.Event()
+
+    async def watch(self) -> None:
+        """Look at the file for ever."""
+        seen = before = stamp(self.path)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.asked.wait(), POLL)
+            now = stamp(self.path)
+            settled = now == before and now is not None  # not while it is being written
+            if self.asked.is_set() or (settled and now != seen):
+                self.asked.clear()
+                seen = now
+                await self.take_up()
+            before = now
+
+    async def take_up(self) -> None:
+        try:
+            fresh = await asyncio.to_thread(Served, self.path, self.window)
+        except Exception as error:  # whatever is in that file, the service goes on
+            said = str(error) if isinstance(error, PetalsError) else f"{self.path}: {error!r}"
+            log.error("model not taken up, the former one serves on: %s", said)
+            self.taken_up(False)
+            return
+        if fresh.sha256 == self.current.sha256:
+            log.info("the model file holds what is served already")
+            return
+        self.current, self.replaced = fresh, True
+        log.info("model taken up", extra={"fields": {"sha256": fresh.sha256}})
+        self.taken_up(True)
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
