@@ -43,10 +43,11 @@ test: $(STAMP)  ## run the tests, with line coverage
 fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 	@PYTHONPATH=. python tests/fuzz_tfrecord.py
 
-lint: $(STAMP)  ## check style, shell scripts and workflows
+lint: $(STAMP)  ## check style, shell scripts, Dockerfiles and workflows
 	@ruff check .
 	@ruff format --check .
-	@shellcheck .ci/run .github/scripts/*.sh
+	@shellcheck .ci/run .github/scripts/*.sh docker/*.sh
+	@hadolint Dockerfile docker/release.Dockerfile
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
