@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop rollback record verify soak test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -36,6 +36,9 @@ bucket: $(STAMP)  ## try pull and push with a bucket on this machine and no acco
 
 bucket-stop: $(STAMP)  ## end it, and point at the real remote again
 	@python -m petals.bucket stop
+
+serve: $(STAMP)  ## serve the model of the last run on this machine: make serve PORT=8000
+	@PETALS_REVISION=$${PETALS_REVISION-$$(git rev-parse HEAD 2>/dev/null)} python -m serving $(if $(PORT),--port $(PORT))
 
 rollback:  ## give production's traffic back to the revision that had it before
 	@.github/scripts/traffic.sh to previous

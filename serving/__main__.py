@@ -1,0 +1,70 @@
+"""python -m serving: serve an exported model."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+
+from petals.errors import PetalsError
+from serving import logs
+from serving.app import create_app
+from serving.settings import Settings
+
+DEFAULTS = Settings()
+
+
+def option(name: str, text: str, kind: Any = None) -> Any:
+    """An option that is also read from the environment: --max-bytes from PETALS_MAX_BYTES."""
+    field = name.removeprefix("--").replace("-", "_")
+    return click.option(
+        name, envvar=f"PETALS_{field.upper()}", show_envvar=True, default=getattr(DEFAULTS, field), type=kind,
+        show_default=True, help=text,
+    )  # fmt: skip
+
+
+@click.command()
+@option("--model", "file that export has written", click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at; 0.0.0.0 for all")
+@click.option("--port", default=8000, envvar="PORT", show_envvar=True, show_default=True, help="0 takes a free one")
+@option("--name", "name of the model")
+@option("--version", "version of the model", str)
+@option("--revision", "git commit of the model", str)
+@option("--threads", "images decoded, and batches run, at a time", click.IntRange(1))
+@option("--max-bytes", "of a request, at most", click.IntRange(1))
+@option("--max-pixels", "of an image, at most", click.IntRange(1))
+@option("--max-files", "in a request, at most", click.IntRange(1))
+@option("--upload-seconds", "in which a request must arrive", click.FloatRange(0, min_open=True))
+@option("--answer-seconds", "in which it must be answered", click.FloatRange(0, min_open=True))
+@option("--queue", "images admitted at a time; more are refused with 503", click.IntRange(1))
+@option("--batch", "images a run of the model, at most", click.IntRange(1))
+@option("--wait-ms", "a batch waits for images that are on their way, at most", click.FloatRange(0))
+@option("--window", "last images that are compared with validation for drift", click.IntRange(50))
+@option("--drain-seconds", "for requests under way at SIGTERM", click.IntRange(0))
+def main(host: str, port: int, **values: Any) -> None:
+    """Serve a model over HTTP: / is a page, /docs describes the rest, docs/serving.md says more.
+
+    SIGHUP, or another file in place of the model, makes it take up that one. SIGTERM answers what has begun and ends.
+    """
+    logs.set_up()
+    try:
+        app = create_app(Settings(**values))
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises them again once it has drained
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=values["drain_seconds"],
+    )
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m serving")

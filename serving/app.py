@@ -1,0 +1,254 @@
+"""The service: its routes, and what happens between a request and its answer."""
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from serving import pictures
+from serving.answers import Answer, Answers, Guess, ModelCard, Problem, State
+from serving.batching import Batcher
+from serving.metrics import Metrics
+from serving.middleware import POLICY, Watched
+from serving.refusals import Refusal
+from serving.served import Served, Shelf
+from serving.settings import Settings
+from serving.uploads import Uploads
+
+PAGE = Path(__file__).parent / "page"
+CLIENT_GONE = 499  # nginx's; it is logged and counted, nobody receives it
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "No file, or a form that cannot be read"},
+    408: {"model": Problem, "description": "The files arrive too slowly"},
+    413: {"model": Problem, "description": "Too many bytes, pixels or files"},
+    415: {"model": Problem, "description": "Not a form, or not a JPEG, PNG or WebP image"},
+    422: {"model": Problem, "description": "A damaged image, or top_k out of range"},
+    503: {"model": Problem, "description": "Busy; Retry-After says when to come again"},
+}
+log = logging.getLogger("serving")
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the model; raises PetalsError, in one line, where it cannot serve."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.metrics.queue_limit.set(settings.queue)
+        self.shelf = Shelf(settings.model, settings.window, self.taken_up)
+        self.metrics.serves(settings.version, settings.revision, self.served.sha256)
+        self.uploads = Uploads(settings.max_bytes, settings.max_files, settings.upload_seconds)
+        self.batcher = Batcher(settings.threads, settings.batch, settings.wait_ms / 1000, settings.queue, self.metrics)
+        self.decoding = ThreadPoolExecutor(settings.threads, "decode")
+        self.decoding_large = ThreadPoolExecutor(1, "decode-large")
+        self.ready = True
+
+    @property
+    def served(self) -> Served:
+        return self.shelf.current
+
+    @property
+    def version(self) -> str | None:
+        """What the service was told at its start holds for the file that it started with alone."""
+        return None if self.shelf.replaced else self.settings.version
+
+    @property
+    def revision(self) -> str | None:
+        return None if self.shelf.replaced else self.settings.revision
+
+    def taken_up(self, well: bool) -> None:
+        self.metrics.loads.labels("taken up" if well else "refused").inc()
+        self.metrics.serves(self.version, self.revision, self.served.sha256)
+
+    async def predict(self, request: Request, top_k: int) -> Answers:
+        """From upload to answer; raises Refusal, and ClientDisconnect when nobody waits any more."""
+        data = await self.uploads.read(request)
+        request.state.noted = {"images": len(data)}
+        served, version = self.served, self.version
+        work = asyncio.create_task(self.answer(served, data))
+        gone = asyncio.create_task(disconnected(request))
+        try:
+            done, _ = await asyncio.wait(
+                (work, gone), timeout=self.settings.answer_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if work in done:
+                rows = work.result()
+            elif gone in done:
+                raise ClientDisconnect
+            else:
+                raise Refusal(503, "late", f"no answer within {self.settings.answer_seconds:g} seconds; try again")
+        finally:
+            work.cancel()
+            gone.cancel()
+        likeliest = [np.argsort(-row, kind="stable")[:top_k] for row in rows]
+        for order in likeliest:
+            self.metrics.predictions.labels(served.classes[order[0]]).inc()
+        guesses = [
+            [Guess.model_construct(name=served.classes[each], probability=round(float(row[each]), 6)) for each in order]
+            for row, order in zip(rows, likeliest, strict=True)
+        ]
+        images = [Answer.model_construct(guesses=each) for each in guesses]
+        return Answers.model_construct(version=version, sha256=served.sha256, images=images)
+
+    async def answer(self, served: Served, data: list[bytes]) -> list[np.ndarray]:
+        with self.batcher.admit(len(data)):
+            ready = await asyncio.gather(
+                *(self.decode(each, f"file {number}", served.image_size) for number, each in enumerate(data, 1))
+            )
+            return await self.batcher.ask(served, ready)
+
+    async def decode(self, data: bytes, where: str, size: int) -> np.ndarray:
+        """Bytes to uint8 `size` × `size` × 3; large images one after the other, in a thread of their own."""
+        loop = asyncio.get_running_loop()
+
+        def small() -> np.ndarray | None:
+            claimed = pictures.pixels_claimed(data, where, self.settings.max_pixels)
+            return pictures.read(data, where, size) if claimed <= pictures.LARGE else None
+
+        image = await loop.run_in_executor(self.decoding, small)
+        if image is None:
+            image = await loop.run_in_executor(self.decoding_large, pictures.read, data, where, size)
+        return image
+
+    @asynccontextmanager
+    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """Watch the model file while the service runs; uvicorn ends this once all requests are answered."""
+        loop = asyncio.get_running_loop()
+        with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or not its thread
+            loop.add_signal_handler(signal.SIGHUP, self.shelf.asked.set)
+        watch = asyncio.create_task(self.shelf.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            self.batcher.close()
+            for pool in (self.decoding, self.decoding_large):
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has gone away; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the service; raises PetalsError where the model cannot serve."""
+    service = Service(settings)
+    app = FastAPI(
+        title="petals",
+        summary="Tells flowers apart.",
+        version=settings.version or "unreleased",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=service.running,
+    )
+    app.state.service = service
+    app.add_middleware(Watched, metrics=service.metrics)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/docs/ui", StaticFiles(directory=files("fastapi_offline") / "static"), name="docs")
+
+    @app.exception_handler(Refusal)
+    async def refuse(request: Request, refusal: Refusal) -> Response:
+        service.metrics.refused.labels(refusal.reason).inc()
+        request.state.noted = {**getattr(request.state, "noted", {}), "refused": refusal.reason}
+        return JSONResponse({"detail": refusal.detail}, refusal.status, refusal.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return await refuse(request, Refusal(422, "parameter", f"{first['loc'][-1]}: {first['msg']}"))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
+
+    @app.post("/predict", response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
+    async def predict(
+        request: Request, top_k: Annotated[int, Query(ge=1, le=1000, description="guesses an image, at most")] = 5
+    ) -> Response:
+        """What is in one or several photographs (JPEG, PNG or WebP), sent as files of a form under any name."""
+        answers = await service.predict(request, top_k)
+        return JSONResponse(answers.model_dump())
+
+    @app.get("/model")
+    async def model() -> ModelCard:
+        """The model that answers, and how well it did on validation."""
+        served = service.served
+        return ModelCard(
+            name=settings.name,
+            version=service.version,
+            revision=service.revision,
+            sha256=served.sha256,
+            since=served.since,
+            architecture=served.model.architecture,
+            image_size=served.image_size,
+            scores=json.loads(served.model.metadata["scores"]),
+            classes=served.classes,
+        )
+
+    @app.get("/healthz")
+    async def healthz() -> State:
+        """Whether the process is alive."""
+        return State(status="ok")
+
+    @app.get("/readyz", responses={503: {"model": Problem}})
+    async def readyz() -> State:
+        """Whether it can take requests."""
+        if service.batcher.admitted >= settings.queue:
+            raise Refusal(503, "busy", "the queue is full")
+        return State(status="ready")
+
+    @app.get("/metrics", response_class=Response)
+    def metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        # Swagger UI writes style attributes and draws with images inside its style sheet.
+        policy = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace("blob:", "data:")
+        return FileResponse(PAGE / "docs.html", headers={"content-security-policy": policy})
+
+    return app

@@ -1,0 +1,71 @@
+"""Around each request: an id, a log line, metrics, and headers that browsers heed."""
+
+import logging
+import re
+import uuid
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.logs import request_id
+from serving.metrics import Metrics
+
+QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, and logged only where they fail
+SENSIBLE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+}
+log = logging.getLogger("serving")
+
+
+class Watched:
+    """ASGI middleware. `X-Request-ID` of a client is kept where it is a plain word, else one is made."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        name = given if SENSIBLE_ID.fullmatch(given) else uuid.uuid4().hex
+        token = request_id.set(name)
+        status = 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = name
+                for key, value in SECURITY.items():
+                    headers.setdefault(key, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            self.note(scope, status, perf_counter() - started)
+            request_id.reset(token)
+
+    def note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "other"  # as declared, so that labels stay few
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if route in QUIET and status < 400:
+            return
+        fields = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 4)}
+        fields |= scope.get("state", {}).get("noted", {})
+        level = logging.ERROR if status >= 500 and status != 503 else logging.WARNING if status == 503 else logging.INFO
+        log.log(level, "request", extra={"fields": fields})

@@ -1,0 +1,31 @@
+"""What can be set, with its default."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the service; `python -m serving --help` says what each means."""
+
+    model: Path = Path("models/model.onnx")
+    name: str = "flowers"
+    version: str | None = None
+    revision: str | None = None
+    threads: int = processors()
+    max_bytes: int = 16_000_000
+    max_pixels: int = 25_000_000
+    max_files: int = 16
+    upload_seconds: float = 20.0
+    answer_seconds: float = 10.0
+    queue: int = 128
+    batch: int = 8
+    wait_ms: float = 3.0
+    window: int = 500
+    drain_seconds: int = 8

@@ -1,0 +1,42 @@
+"""The last predictions, to be compared with what the model saw on validation."""
+
+from threading import Lock
+
+import numpy as np
+
+from petals.drift import Reference
+
+STEP = 50  # images: the limits depend on the number compared and take time to find, so few numbers are used
+
+
+class Window:
+    """Probabilities and feature distances of the last `size` images; safe to use from several threads.
+
+    Of the images themselves nothing is kept.
+    """
+
+    def __init__(self, reference: Reference, size: int) -> None:
+        self.reference, self.size = reference, size
+        self.probabilities = np.empty((size, len(reference.classes)), np.float32)
+        self.distances = np.empty(size, np.float32)
+        self.seen = 0
+        self.lock = Lock()
+
+    def add(self, probabilities: np.ndarray, features: np.ndarray) -> None:
+        """Take in what the model said of N images: float32 N × classes and N × D."""
+        distances = self.reference.distances(features)
+        with self.lock:
+            rows = (self.seen + np.arange(len(distances))) % self.size
+            self.probabilities[rows], self.distances[rows] = probabilities, distances
+            self.seen += len(distances)
+
+    def compare(self) -> dict[str, float]:
+        """What petals.drift.Reference.compare says of the last images, their number a multiple of STEP.
+
+        Below STEP images little can be told: everything is 0 then, and nothing drifts.
+        """
+        with self.lock:
+            count = min(self.seen, self.size) // STEP * STEP
+            rows = (self.seen - count + np.arange(count)) % self.size
+            probabilities, distances = self.probabilities[rows], self.distances[rows]
+        return self.reference.compare(probabilities, distances)
