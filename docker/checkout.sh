@@ -2,7 +2,7 @@
 # Make a repository that holds the commit that is checked out in another, and nothing else of that one.
 # Usage: checkout.sh REPOSITORY TARGET
 set -euo pipefail
-if ! git -C "$1" rev-parse --quiet --verify HEAD > /dev/null; then
+if ! git -C "$1" rev-parse --quiet --verify HEAD > /dev/null 2>&1; then
   echo "$1 is no clone with a commit: build the image from the root of a clone, not of a worktree" >&2
   exit 1
 fi
