@@ -120,7 +120,8 @@ def test_a_release_puts_the_model_where_the_service_looks_for_it():
 def image(tmp_path_factory) -> Path:
     """What the image `serve` holds: its environment, its code, a model."""
     folder = tmp_path_factory.mktemp("image")
-    run(f"{DOCKER}/install.sh {folder}/venv serving/requirements.txt constraints.txt", REPOSITORY)
+    path = f"{folder}/venv/bin:{environment()['PATH']}"  # as in the Dockerfile
+    run(f"{DOCKER}/install.sh {folder}/venv serving/requirements.txt constraints.txt", REPOSITORY, PATH=path)
     run(f"{DOCKER}/serve.sh {REPOSITORY} {folder}/venv {folder}/app", REPOSITORY)
     shutil.copy(DOCKER / "health.py", folder / "app")
     tiny_model(folder / "model.onnx")
