@@ -48,6 +48,8 @@ def main(host: str, port: int, **values: Any) -> None:
 
     SIGHUP, or another file in place of the model, makes it take up that one. SIGTERM answers what has begun and ends.
     """
+    if values["queue"] < values["max_files"]:
+        raise click.BadParameter(f"a request may have {values['max_files']} files", param_hint="--queue")
     logs.set_up()
     try:
         app = create_app(Settings(**values))

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from serving import pictures
-from serving.answers import Answer, Answers, Guess, ModelCard, Problem, State
+from serving.answers import Answers, ModelCard, Problem, State
 from serving.batching import Batcher
 from serving.metrics import Metrics
 from serving.middleware import POLICY, Watched
@@ -39,7 +40,12 @@ FORM = {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
-                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
                 }
             }
         },
@@ -67,10 +73,15 @@ class Service:
         self.shelf = Shelf(settings.model, settings.window, self.taken_up)
         self.metrics.serves(settings.version, settings.revision, self.served.sha256)
         self.uploads = Uploads(settings.max_bytes, settings.max_files, settings.upload_seconds)
-        self.batcher = Batcher(settings.threads, settings.batch, settings.wait_ms / 1000, settings.queue, self.metrics)
-        self.decoding = ThreadPoolExecutor(settings.threads, "decode")
-        self.decoding_large = ThreadPoolExecutor(1, "decode-large")
-        self.ready = True
+        self.batcher = Batcher(
+            settings.threads,
+            settings.batch,
+            settings.wait_ms / 1000,
+            settings.queue,
+            lambda: self.uploads.arriving > 0,
+            self.metrics,
+        )
+        self.large = ThreadPoolExecutor(1, "large")  # one at a time, so that memory stays bounded
 
     @property
     def served(self) -> Served:
@@ -89,55 +100,49 @@ class Service:
         self.metrics.loads.labels("taken up" if well else "refused").inc()
         self.metrics.serves(self.version, self.revision, self.served.sha256)
 
-    async def predict(self, request: Request, top_k: int) -> Answers:
+    async def predict(self, request: Request, top_k: int) -> dict[str, Any]:
         """From upload to answer; raises Refusal, and ClientDisconnect when nobody waits any more."""
         data = await self.uploads.read(request)
         request.state.noted = {"images": len(data)}
         served, version = self.served, self.version
-        work = asyncio.create_task(self.answer(served, data))
-        gone = asyncio.create_task(disconnected(request))
-        try:
-            done, _ = await asyncio.wait(
-                (work, gone), timeout=self.settings.answer_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if work in done:
-                rows = work.result()
-            elif gone in done:
-                raise ClientDisconnect
-            else:
-                raise Refusal(503, "late", f"no answer within {self.settings.answer_seconds:g} seconds; try again")
-        finally:
-            work.cancel()
-            gone.cancel()
-        likeliest = [np.argsort(-row, kind="stable")[:top_k] for row in rows]
-        for order in likeliest:
-            self.metrics.predictions.labels(served.classes[order[0]]).inc()
-        guesses = [
-            [Guess.model_construct(name=served.classes[each], probability=round(float(row[each]), 6)) for each in order]
-            for row, order in zip(rows, likeliest, strict=True)
-        ]
-        images = [Answer.model_construct(guesses=each) for each in guesses]
-        return Answers.model_construct(version=version, sha256=served.sha256, images=images)
+        async with while_connected(request):
+            try:
+                async with asyncio.timeout(self.settings.answer_seconds):
+                    rows = await self.answer(served, data)
+            except TimeoutError:
+                raise Refusal(
+                    503, "late", f"no answer within {self.settings.answer_seconds:g} seconds; try again later"
+                ) from None
+        images = []
+        for row in rows:
+            likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
+            self.metrics.predictions.labels(served.classes[likeliest[0]]).inc()
+            guesses = [{"name": served.classes[at], "probability": round(float(row[at]), 6)} for at in likeliest]
+            images.append({"guesses": guesses})
+        return {"version": version, "sha256": served.sha256, "images": images}
 
     async def answer(self, served: Served, data: list[bytes]) -> list[np.ndarray]:
+        """Give the probabilities of each image; the first that is refused refuses all."""
         with self.batcher.admit(len(data)):
-            ready = await asyncio.gather(
-                *(self.decode(each, f"file {number}", served.image_size) for number, each in enumerate(data, 1))
-            )
-            return await self.batcher.ask(served, ready)
+            if len(data) == 1:
+                return [await self.ask(served, data[0], "file 1")]
+            tasks = [
+                asyncio.create_task(self.ask(served, each, f"file {number}")) for number, each in enumerate(data, 1)
+            ]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
 
-    async def decode(self, data: bytes, where: str, size: int) -> np.ndarray:
-        """Bytes to uint8 `size` × `size` × 3; large images one after the other, in a thread of their own."""
-        loop = asyncio.get_running_loop()
-
-        def small() -> np.ndarray | None:
-            claimed = pictures.pixels_claimed(data, where, self.settings.max_pixels)
-            return pictures.read(data, where, size) if claimed <= pictures.LARGE else None
-
-        image = await loop.run_in_executor(self.decoding, small)
-        if image is None:
-            image = await loop.run_in_executor(self.decoding_large, pictures.read, data, where, size)
-        return image
+    async def ask(self, served: Served, data: bytes, where: str) -> np.ndarray:
+        limit = self.settings.max_pixels
+        try:
+            return await self.batcher.ask(served, lambda size: pictures.read(data, where, size, limit))
+        except pictures.Large:
+            decode = partial(pictures.read, data, where, served.image_size, limit, large=True)
+            image = await asyncio.get_running_loop().run_in_executor(self.large, decode)
+            return await self.batcher.ask(served, lambda _: image)
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
@@ -151,14 +156,29 @@ class Service:
         finally:
             watch.cancel()
             self.batcher.close()
-            for pool in (self.decoding, self.decoding_large):
-                pool.shutdown(wait=False, cancel_futures=True)
+            self.large.shutdown(wait=False, cancel_futures=True)
 
 
-async def disconnected(request: Request) -> None:
-    """Return when the client has gone away; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Break off with ClientDisconnect when the client of `request` goes away; its body has been read before."""
+    task = asyncio.current_task()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watching.done():
+            raise
+        task.uncancel()
+        raise ClientDisconnect from None
+    finally:
+        watching.cancel()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -200,15 +220,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def bug(_: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
 
-    @app.post("/predict", response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
+    @app.post("/predict", tags=["model"], response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
     async def predict(
         request: Request, top_k: Annotated[int, Query(ge=1, le=1000, description="guesses an image, at most")] = 5
     ) -> Response:
         """What is in one or several photographs (JPEG, PNG or WebP), sent as files of a form under any name."""
-        answers = await service.predict(request, top_k)
-        return JSONResponse(answers.model_dump())
+        return JSONResponse(await service.predict(request, top_k))
 
-    @app.get("/model")
+    @app.get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
         served = service.served
@@ -224,19 +243,19 @@ def create_app(settings: Settings) -> FastAPI:
             classes=served.classes,
         )
 
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["operation"])
     async def healthz() -> State:
         """Whether the process is alive."""
         return State(status="ok")
 
-    @app.get("/readyz", responses={503: {"model": Problem}})
+    @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> State:
         """Whether it can take requests."""
         if service.batcher.admitted >= settings.queue:
             raise Refusal(503, "busy", "the queue is full")
         return State(status="ready")
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")

@@ -1,8 +1,8 @@
-"""Images of several requests through the model together."""
+"""Images of several requests through decoder and model together."""
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,30 +12,31 @@ import numpy as np
 
 from serving.metrics import Metrics
 from serving.refusals import busy
-from serving.served import Served
+from serving.served import Item, Served
 
 
 @dataclass(eq=False)
 class Waiting:
-    """An image in the queue, the model that it was made ready for, and where its probabilities go."""
+    """An item in the queue, the model that it is for, and where its probabilities go."""
 
     served: Served
-    image: np.ndarray
-    answer: asyncio.Future
+    item: Item
+    answer: asyncio.Future[np.ndarray]
     since: float = field(default_factory=perf_counter)
 
 
 class Batcher:
-    """A bounded queue of images, taken by `threads` threads, each up to `batch` of them at a time.
+    """A bounded queue, from which `threads` threads each take up to `batch` images at a time.
 
-    A batch waits for more images only while admitted ones are still on their way (being decoded), and for `wait`
-    seconds at most: a request that is alone is answered at once.
+    A thread that is free waits for more images only while requests are `arriving`, and for `wait` seconds at most:
+    a request that is alone is answered at once.
     """
 
-    def __init__(self, threads: int, batch: int, wait: float, limit: int, metrics: Metrics) -> None:
-        self.batch, self.wait, self.limit, self.metrics = batch, wait, limit, metrics
+    def __init__(
+        self, threads: int, batch: int, wait: float, limit: int, arriving: Callable[[], bool], metrics: Metrics
+    ) -> None:
+        self.batch, self.wait, self.limit, self.arriving, self.metrics = batch, wait, limit, arriving, metrics
         self.admitted = 0  # images between admission and answer
-        self.running = 0  # images inside the model
         self.free = threads
         self.queue: deque[Waiting] = deque()
         self.pool = ThreadPoolExecutor(threads, "model")
@@ -50,19 +51,16 @@ class Batcher:
             yield
         finally:
             self._count(-images)
-            self._dispatch()
 
-    async def ask(self, served: Served, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Give the probabilities (float32, one a class) of each image. Cancelled, it takes its images back."""
-        loop = asyncio.get_running_loop()
-        waiting = [Waiting(served, image, loop.create_future()) for image in images]
-        self.queue.extend(waiting)
+    async def ask(self, served: Served, item: Item) -> np.ndarray:
+        """Give the probabilities of an image (float32, one a class); raises what Served.run found wrong with it.
+
+        Where the caller is cancelled, the image is taken out of the queue.
+        """
+        waiting = Waiting(served, item, asyncio.get_running_loop().create_future())
+        self.queue.append(waiting)
         self._dispatch()
-        try:
-            return await asyncio.gather(*(each.answer for each in waiting))
-        finally:
-            for each in waiting:
-                each.answer.cancel()  # nothing to one that is answered
+        return await waiting.answer  # cancelled with the caller, and then skipped by _take
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -71,12 +69,10 @@ class Batcher:
         """Give batches to free threads, or set a time to look again."""
         while self.free and self.queue:
             waited = perf_counter() - self.queue[0].since
-            on_their_way = self.admitted - self.running - len(self.queue)
-            if len(self.queue) < self.batch and on_their_way > 0 and waited < self.wait:
+            if len(self.queue) < self.batch and waited < self.wait and self.arriving():
                 asyncio.get_running_loop().call_later(self.wait - waited, self._dispatch)
                 return
-            batch = self._take()
-            if batch:
+            if batch := self._take():
                 self._run(batch)
 
     def _take(self) -> list[Waiting]:
@@ -94,21 +90,19 @@ class Batcher:
     def _run(self, batch: list[Waiting]) -> None:
         started = perf_counter()
         self.free -= 1
-        self.running += len(batch)
-        run = asyncio.get_running_loop().run_in_executor(self.pool, batch[0].served.run, [each.image for each in batch])
+        run = asyncio.get_running_loop().run_in_executor(self.pool, batch[0].served.run, [each.item for each in batch])
 
         def finish(done: asyncio.Future) -> None:
             self.free += 1
-            self.running -= len(batch)
             self.metrics.batch(len(batch), perf_counter() - started)
-            error = done.exception()
-            for row, each in enumerate(batch):
+            results = [error] * len(batch) if (error := done.exception()) else done.result()
+            for each, result in zip(batch, results, strict=True):
                 if each.answer.done():
                     continue
-                if error:
-                    each.answer.set_exception(error)
+                if isinstance(result, BaseException):
+                    each.answer.set_exception(result)
                 else:
-                    each.answer.set_result(done.result()[row])
+                    each.answer.set_result(result)
             self._dispatch()
 
         run.add_done_callback(finish)

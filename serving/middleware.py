@@ -1,11 +1,11 @@
 """Around each request: an id, a log line, metrics, and headers that browsers heed."""
 
 import logging
+import random
 import re
-import uuid
 from time import perf_counter
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.logs import request_id
@@ -17,13 +17,12 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SECURITY = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
-}
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+]
 log = logging.getLogger("serving")
 
 
@@ -39,7 +38,7 @@ class Watched:
             return
         started = perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
-        name = given if SENSIBLE_ID.fullmatch(given) else uuid.uuid4().hex
+        name = given if SENSIBLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         token = request_id.set(name)
         status = 500
 
@@ -47,10 +46,9 @@ class Watched:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = name
-                for key, value in SECURITY.items():
-                    headers.setdefault(key, value)
+                headers = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *SECURITY]
+                if not any(key == b"content-security-policy" for key, _ in headers):
+                    headers.append((b"content-security-policy", POLICY.encode()))
             await send(message)
 
         try:

@@ -1,6 +1,7 @@
 """Untrusted bytes to pixels, refused by what their header claims before anything is decoded."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -11,41 +12,91 @@ from petals.images import decode, square
 from serving.refusals import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-LARGE = 4_000_000  # pixels from which on an image is decoded alone, so that memory stays bounded
-SCANS = 100  # of a progressive JPEG, which has about ten; each costs a pass over all pixels
-SCAN = b"\xff\xda"
+LARGE = 2_000_000  # pixels: a larger image is decoded alone, and holds up no batch
+SEGMENTS = 1_000  # of a JPEG before its pixels; cameras write about twenty
+SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels
+CHUNKS = 20_000  # of a PNG; 16 MB have 2,000 as libpng cuts them
+_JPEG, _SCAN, _PNG = b"\xff\xd8", b"\xff\xda", b"\x89PNG\r\n\x1a\n"
 
 
-def pixels_claimed(data: bytes, where: str, limit: int) -> int:
-    """Read the header alone and give width × height; raises Refusal where it is no image, or larger than `limit`."""
+class Large(Exception):
+    """The image is sound as far as its header tells, but too large to be decoded within a batch."""
+
+
+def read(data: bytes, where: str, size: int, max_pixels: int, large: bool = False) -> np.ndarray:
+    """Decode an image to uint8 `size` × `size` × 3, as for training: petals.images; of an animation, the first frame.
+
+    Raises Refusal, beginning with `where`, if it is no image, damaged, or of more than `max_pixels`; and Large if it
+    has more than LARGE pixels and `large` does not allow that.
+    """
+    pixels = pixels_claimed(data, where, max_pixels)
+    if pixels > max_pixels:
+        raise too_many_pixels(where, max_pixels)
+    if pixels > LARGE and not large:
+        raise Large
+    try:
+        return square(decode(data, where), size)
+    except PetalsError:
+        raise damaged(where) from None
+
+
+def pixels_claimed(data: bytes, where: str, max_pixels: int) -> int:
+    """Give width × height by the header alone; raises Refusal where there is none, or one that would take for ever."""
+    if not is_short(data):
+        raise damaged(where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                pixels, kind = image.width * image.height, image.format
+                return image.width * image.height
     except UnidentifiedImageError:
+        if data.startswith((_JPEG, _PNG)):
+            raise damaged(where) from None
         raise Refusal(415, "type", f"{where}: not a JPEG, PNG or WebP image") from None
     except Image.DecompressionBombError:
-        raise too_many_pixels(where, limit) from None
+        raise too_many_pixels(where, max_pixels) from None
     except Exception:  # decoders raise anything on damaged data
-        raise Refusal(422, "damaged", f"{where}: the image is damaged or cut short") from None
-    if pixels > limit:
-        raise too_many_pixels(where, limit)
-    if kind in ("JPEG", "MPO") and data.count(SCAN) > SCANS:
-        raise Refusal(422, "damaged", f"{where}: the JPEG has more than {SCANS} scans; save it anew")
-    return pixels
+        raise damaged(where) from None
 
 
-def read(data: bytes, where: str, size: int) -> np.ndarray:
-    """Decode an image of which `pixels_claimed` said no harm, to uint8 `size` × `size` × 3; raises Refusal.
+def is_short(data: bytes) -> bool:
+    """Whether a JPEG or PNG has a sane number of parts; each costs its reader time, and a hostile file has millions."""
+    if data.startswith(_JPEG):
+        return data.count(_SCAN) <= SCANS and has_few_segments(data)
+    if data.startswith(_PNG):
+        return has_few_chunks(data)
+    return True
 
-    Of an animation this is the first frame. It is the preprocessing of training: petals.images.
-    """
-    try:
-        return square(decode(data, where), size)
-    except PetalsError:
-        raise Refusal(422, "damaged", f"{where}: the image is damaged or cut short") from None
+
+def has_few_segments(data: bytes) -> bool:
+    """Walk a JPEG's segments up to its pixels (ITU-T T.81, B.1.1)."""
+    at = 2
+    for _ in range(SEGMENTS):
+        marker = data[at : at + 4]
+        if len(marker) < 4 or marker.startswith(_SCAN):
+            return True
+        if marker[0] != 0xFF or marker[1] in (0x00, 0xFF):  # stray bytes and padding, one at a time
+            at += 1
+        elif 0xD0 <= marker[1] <= 0xD9 or marker[1] == 0x01:  # markers that stand alone
+            at += 2
+        else:
+            at += 2 + int.from_bytes(marker[2:])
+    return False
+
+
+def has_few_chunks(data: bytes) -> bool:
+    """Walk a PNG's chunks (PNG 1.2, 3.2)."""
+    at = 8
+    for _ in range(CHUNKS):
+        if at + 8 > len(data):
+            return True
+        at += 12 + struct.unpack_from(">I", data, at)[0]
+    return False
 
 
 def too_many_pixels(where: str, limit: int) -> Refusal:
     return Refusal(413, "pixels", f"{where}: an image may have {limit:,} pixels at most; make it smaller")
+
+
+def damaged(where: str) -> Refusal:
+    return Refusal(422, "damaged", f"{where}: the image is damaged or cut short")

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 from petals.drift import Reference
 from petals.errors import PetalsError
 from petals.inference import Model
+from serving.pictures import Large
+from serving.refusals import Refusal
 from serving.window import Window
 
+Item = Callable[[int], np.ndarray]  # makes an image, uint8 S × S × 3, of the side S that the model sees
 POLL = 0.5  # seconds between two looks at the file
 log = logging.getLogger("serving")
 
@@ -25,17 +29,33 @@ class Served:
     def __init__(self, path: Path, window: int) -> None:
         """Raises PetalsError, in one line, where the file is no exported model or fails its check."""
         self.model = Model.open(path, threads=1)
-        self.model.check()
-        self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+        try:
+            self.model.check()
+            self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PetalsError(f"{path}: its check cannot be read ({error!r}); run dvc repro export") from None
         self.classes, self.image_size = self.model.classes, self.model.image_size
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def run(self, images: list[np.ndarray]) -> np.ndarray:
-        """Ask about uint8 images of the model's size; gives float32 probabilities, N × classes."""
-        probabilities, features = self.model.run(np.stack(images))
-        self.window.add(probabilities, features)
-        return probabilities
+    def run(self, items: Sequence[Item]) -> list[np.ndarray | Exception]:
+        """Decode what is not decoded yet, and ask about all of it at once.
+
+        Gives for each item its probabilities (float32, one a class), or what was wrong with it: Refusal or Large.
+        """
+        results: list[np.ndarray | Exception] = []
+        for item in items:
+            try:
+                results.append(item(self.image_size))
+            except (Refusal, Large) as error:
+                results.append(error)
+        sound = [at for at, result in enumerate(results) if isinstance(result, np.ndarray)]
+        if sound:
+            probabilities, features = self.model.run(np.stack([results[at] for at in sound]))
+            self.window.add(probabilities, features)
+            for at, row in zip(sound, probabilities, strict=True):
+                results[at] = row
+        return results
 
 
 class Shelf:
@@ -45,7 +65,7 @@ class Shelf:
     it changes again.
     """
 
-    def __init__(self, path: Path, window: int, taken_up) -> None:
+    def __init__(self, path: Path, window: int, taken_up: Callable[[bool], None]) -> None:
         self.path, self.window = path, window
         self.current = Served(path, window)
         self.replaced = False
@@ -69,8 +89,9 @@ class Shelf:
     async def take_up(self) -> None:
         try:
             fresh = await asyncio.to_thread(Served, self.path, self.window)
-        except PetalsError as error:
-            log.error("model not taken up, the former one serves on: %s", error)
+        except Exception as error:  # whatever is in that file, the service goes on
+            said = str(error) if isinstance(error, PetalsError) else f"{self.path}: {error!r}"
+            log.error("model not taken up, the former one serves on: %s", said)
             self.taken_up(False)
             return
         if fresh.sha256 == self.current.sha256:

@@ -1,10 +1,9 @@
 """Files out of a multipart body, read within limits."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
 
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from serving.refusals import Refusal, busy
@@ -20,65 +19,109 @@ class Uploads:
 
     def __init__(self, max_bytes: int, max_files: int, seconds: float) -> None:
         self.max_bytes, self.max_files, self.seconds = max_bytes, max_files, seconds
-        self.held = 0
+        self.held = 0  # bytes
+        self.arriving = 0  # requests
 
     async def read(self, request: Request) -> list[bytes]:
         """Give the files of a multipart request in their order; raises Refusal, and Starlette's ClientDisconnect."""
-        headers = request.headers
-        if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            raise Refusal(415, "type", "send images as files of a form (multipart/form-data)")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refusal(415, "type", "send the form as it is, without Content-Encoding")
-        declared = headers.get("content-length", "")
+        form = Form(boundary(request), self.max_files)
+        declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self.too_large()
-        body = Body(self, request)
-        parser = InMemory(headers, body.chunks(), max_files=self.max_files, max_fields=0)
+        size = 0
+        self.arriving += 1
         try:
             async with asyncio.timeout(self.seconds):
-                form = await parser.parse()
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    self.held += len(chunk)
+                    if size > self.max_bytes:
+                        raise self.too_large()
+                    if self.held > HELD * self.max_bytes:
+                        raise busy()
+                    form.write(chunk)
         except TimeoutError:
             raise Refusal(408, "slow", f"the files did not arrive within {self.seconds:g} seconds") from None
-        except MultiPartException as error:
-            raise self.malformed(error.message) from None
         finally:
-            self.held -= body.size
-        files = [await file.read() for _, file in form.multi_items()]
-        if not files:
-            raise Refusal(400, "form", "the form has no file, or breaks off before its end")
-        return files
+            self.held -= size
+            self.arriving -= 1
+        return form.finished()
 
     def too_large(self) -> Refusal:
         return Refusal(
-            413, "bytes", f"a request may have {self.max_bytes:,} bytes at most; send smaller or fewer images"
+            413, "bytes", f"a request may have {self.max_bytes:,} bytes at most; send smaller images, or fewer"
         )
 
-    def malformed(self, message: str) -> Refusal:
-        if message.startswith("Too many files"):
-            return Refusal(413, "files", f"a request may have {self.max_files} files at most")
-        if message.startswith("Too many fields"):
-            return Refusal(400, "form", "send files alone; top_k belongs into the address: /predict?top_k=5")
-        return Refusal(400, "form", "the form cannot be read: it is not valid multipart/form-data")
+
+def boundary(request: Request) -> bytes:
+    """What separates the parts of the form that the request holds; raises Refusal where it holds none."""
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise Refusal(415, "type", "send images as files of a form (multipart/form-data)")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "type", "send the form as it is, without Content-Encoding")
+    return options[b"boundary"]
 
 
-class Body:
-    """The body of one request, counted while it arrives."""
+class Form:
+    """A form while it arrives: its files in memory, and nothing else allowed in it.
 
-    def __init__(self, uploads: Uploads, request: Request) -> None:
-        self.uploads, self.request, self.size = uploads, request, 0
+    The methods on_… are what python_multipart calls.
+    """
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self.request.stream():
-            self.size += len(chunk)
-            self.uploads.held += len(chunk)
-            if self.size > self.uploads.max_bytes:
-                raise self.uploads.too_large()
-            if self.uploads.held > HELD * self.uploads.max_bytes:
-                raise busy()
-            yield chunk
+    def __init__(self, boundary: bytes, max_files: int) -> None:
+        self.max_files = max_files
+        self.files: list[bytearray] = []
+        self.header, self.value, self.named = b"", b"", False
+        self.whole = False
+        callbacks = {name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
+        try:
+            self.parser = MultipartParser(boundary, callbacks)
+        except FormParserError:
+            raise unreadable() from None
+
+    def write(self, chunk: bytes) -> None:
+        """Take in the next bytes; raises Refusal."""
+        try:
+            self.parser.write(chunk)
+        except FormParserError:
+            raise unreadable() from None
+
+    def finished(self) -> list[bytes]:
+        """Give the files; raises Refusal where there are none, or the form breaks off."""
+        if not self.whole:
+            raise unreadable()
+        if not self.files:
+            raise Refusal(400, "form", "the form has no file")
+        return [bytes(file) for file in self.files]
+
+    def on_part_begin(self) -> None:
+        self.named = False
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self.header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self.header.lower() == b"content-disposition":
+            self.named = b"filename" in parse_options_header(self.value)[1] or b"filename*=" in self.value
+        self.header = self.value = b""
+
+    def on_headers_finished(self) -> None:
+        if not self.named:
+            raise Refusal(400, "form", "send files alone; top_k belongs into the address: /predict?top_k=5")
+        if len(self.files) == self.max_files:
+            raise Refusal(413, "files", f"a request may have {self.max_files} files at most")
+        self.files.append(bytearray())
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.files[-1] += data[start:end]
+
+    def on_end(self) -> None:
+        self.whole = True
 
 
-class InMemory(MultiPartParser):
-    """Starlette's parser, which never turns to the disk: the bytes are bounded already."""
-
-    spool_max_size = sys.maxsize
+def unreadable() -> Refusal:
+    return Refusal(400, "form", "the form cannot be read: it breaks off, or is not valid multipart/form-data")

@@ -1,0 +1,349 @@
+"""The service as its clients meet it."""
+
+import http.client
+import io
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from PIL import Image, ImageFilter
+from service import PATIENCE, serving
+from small_model import CLASSES, pictures, pixels, write_model
+
+from benchmarks.clients import Request
+from petals.inference import Model
+
+GOOD, LABELS = pictures(5000, 2)
+JPEG = GOOD[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def service(model):
+    limits = ("--max-files", 8, "--max-bytes", 300_000, "--max-pixels", 3_000_000, "--window", 150)
+    with serving(model, "--version", "v1.2.3", "--revision", "abc1234", *limits) as service:
+        yield service
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def animation(kind: str) -> bytes:
+    frames = [Image.open(io.BytesIO(file)) for file in GOOD[:3]]
+    return encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG whose header claims this size, with these chunks after it."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (header, *chunks, (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def scans(number: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times."""
+    data = encoded(Image.new("RGB", (64, 64), "red"), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * number + data[-2:]
+
+
+def likeliest(answer: dict) -> list[str]:
+    return [image["guesses"][0]["name"] for image in answer["images"]]
+
+
+def test_several_files_are_answered_in_their_order_as_the_model_alone_answers(service, model):
+    answer = service.post(*GOOD).json()
+    assert likeliest(answer) == [CLASSES[label] for label in LABELS]
+    expected, _ = Model.open(model).run(pixels(GOOD))
+    found = [{each["name"]: each["probability"] for each in image["guesses"]} for image in answer["images"]]
+    np.testing.assert_allclose([[image[name] for name in CLASSES] for image in found], expected, atol=2e-6)
+    for image in answer["images"]:
+        shares = [each["probability"] for each in image["guesses"]]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_top_k_says_how_many_guesses(service):
+    for top_k, guesses in ((1, 1), (2, 2), (1000, len(CLASSES))):
+        (image,) = service.post(JPEG, address=f"/predict?top_k={top_k}").json()["images"]
+        assert len(image["guesses"]) == guesses
+
+
+def test_the_model_says_which_it_is(service):
+    told = service.get("/model").json()
+    assert (told["name"], told["version"], told["revision"]) == ("flowers", "v1.2.3", "abc1234")
+    assert told["scores"] == {"macro_f1": 0.9} and told["classes"] == CLASSES
+    assert service.post(JPEG).json()["sha256"] == told["sha256"]
+
+
+BOMB = zlib.compress(bytes(50_000_000), 9)
+REFUSED = {
+    "text": (b"not a picture", 415, "file 1: not a JPEG, PNG or WebP image"),
+    "nothing": (b"", 415, "file 1: not a JPEG, PNG or WebP image"),
+    "GIF": (animation("GIF"), 415, "not a JPEG, PNG or WebP"),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>', 415, "not a JPEG, PNG or WebP"),
+    "cut JPEG": (JPEG[: len(JPEG) // 2], 422, "damaged or cut short"),
+    "cut PNG": (encoded(Image.new("RGB", (99, 99)), "PNG")[:80], 422, "damaged or cut short"),
+    "header alone": (JPEG[:20], 422, "damaged or cut short"),
+    "many pixels": (png(1733, 1733), 413, "3,000,000 pixels at most"),
+    "more pixels than any camera": (png(2**31 - 1, 2**31 - 1), 413, "3,000,000 pixels at most"),
+    "deflate bomb, few pixels": (png(8, 8, (b"IDAT", BOMB)), None, ""),  # only 8 × 8 pixels of it are made
+    "deflate bomb in a text": (png(8, 8, (b"zTXt", b"a\0\0" + BOMB)), 422, "damaged"),
+    "deflate bomb in a profile": (png(8, 8, (b"iCCP", b"a\0\0" + BOMB)), None, ""),
+    "endless chunks": (png(8, 8, *[(b"teST", b"")] * 21_000), 422, "damaged"),
+    "endless padding": (b"\xff\xd8" + b"\xff" * 250_000, 422, "damaged"),
+    "endless scans": (scans(3000), 422, "damaged"),
+    "many bytes": (bytes(300_001), 413, "300,000 bytes at most"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_sound_photograph_is_refused_in_one_line(service, name):
+    file, status, says = REFUSED[name]
+    answer = service.post(file)
+    if status is None:
+        assert answer.status_code in (200, 422)
+    else:
+        assert answer.status_code == status
+        assert says in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+    assert service.post(JPEG).status_code == 200
+
+
+def test_one_bad_file_among_several_is_named(service):
+    answer = service.post(JPEG, JPEG, b"?")
+    assert answer.status_code == 415 and answer.json()["detail"].startswith("file 3: ")
+
+
+def test_large_images_are_taken_up_to_the_limit(service):
+    image = Image.open(io.BytesIO(JPEG)).resize((1700, 1700))  # beyond what is decoded within a batch
+    assert likeliest(service.post(encoded(image, "JPEG"), JPEG).json()) == [CLASSES[LABELS[0]]] * 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_counts(service, kind):
+    assert likeliest(service.post(animation(kind)).json()) == [CLASSES[LABELS[0]]]
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "says"),
+    [
+        ({"Content-Type": "application/json"}, b"{}", 415, "send images as files of a form"),
+        ({"Content-Type": "multipart/form-data"}, b"", 415, "send images as files of a form"),
+        ({**FORM, "Content-Encoding": "gzip"}, b"", 415, "without Content-Encoding"),
+        (FORM, b"", 400, "breaks off"),
+        (FORM, b"what is this", 400, "breaks off, or is not valid"),
+        (FORM, PART + JPEG, 400, "breaks off"),
+        (FORM, b"--x--\r\n", 400, "has no file"),
+        (FORM, b'--x\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n3\r\n--x--\r\n', 400, "send files alone"),
+        (FORM, (PART + b"?\r\n") * 9 + b"--x--\r\n", 413, "8 files at most"),
+        (FORM, iter([PART, *[bytes(100_000)] * 4]), 413, "300,000 bytes at most"),
+        ({"Content-Type": f"multipart/form-data; boundary={'x' * 300}"}, b"", 400, "not valid"),
+    ],
+)
+def test_what_is_no_form_of_files_is_refused_in_one_line(service, headers, body, status, says):
+    answer = service.session.post(service.url + "/predict", data=body, headers=headers, timeout=PATIENCE)
+    assert answer.status_code == status and says in answer.json()["detail"]
+    assert service.post(JPEG).status_code == 200
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "many", "1e9"])
+def test_a_top_k_that_makes_no_sense_is_one_line(service, top_k):
+    answer = service.post(JPEG, address=f"/predict?top_k={top_k}")
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("top_k: ")
+
+
+def test_logs_are_json_lines_that_tell_nothing_of_the_pictures(service):
+    name = "../../etc/passwd\u2603 my secret.jpg"
+    answer = service.post(JPEG, name=name)
+    assert answer.status_code == 200
+    line = service.logged(lambda line: line.get("request_id") == answer.headers["X-Request-ID"])
+    assert set(line) == {
+        "time", "severity", "message", "request_id", "method", "route", "status", "seconds", "images",
+    }  # fmt: skip
+    assert "passwd" not in json.dumps(service.log) and "secret" not in json.dumps(service.log)
+    for given, kept in (("abc-1", True), ("a\tb", False), ("x" * 99, False)):
+        told = service.session.get(service.url + "/model", headers={"X-Request-ID": given}).headers["X-Request-ID"]
+        assert (told == given) is kept
+
+
+def test_a_client_that_goes_away_harms_nobody(service):
+    request = Request.post(JPEG).data
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(request[: len(request) // 2])
+    service.logged(lambda line: line.get("status") == 499)
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        client.sendall(request)  # whole, though nobody waits for the answer
+    assert service.post(JPEG).status_code == 200
+
+
+def test_nothing_so_far_was_a_fault_of_the_service(service):
+    assert service.get("/healthz").json() == {"status": "ok"} and service.get("/readyz").json() == {"status": "ready"}
+    assert not [line for line in service.log if line["severity"] == "ERROR"]
+
+
+def test_the_interface_is_described_without_another_host(service):
+    paths = service.get("/openapi.json").json()["paths"]
+    assert {"/predict", "/model", "/healthz", "/readyz", "/metrics"} == set(paths)
+    for page in ("/", "/docs"):
+        text = service.get(page).text
+        assert "//" not in text
+        for address in re.findall(r'(?:href|src)="([^"]+)"', text):
+            assert service.get(f"/{address}").status_code == 200
+    assert "default-src 'none'" in service.get("/").headers["Content-Security-Policy"]
+
+
+def test_metrics_count_what_was_done(service):
+    before = service.metrics()
+    service.post(JPEG, JPEG)
+    service.post(b"?")
+    after = service.metrics()
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    assert more("petals_requests_total{/predict,200}") == more("petals_requests_total{/predict,415}") == 1
+    assert more(f"petals_predictions_total{{{CLASSES[LABELS[0]]}}}") == 2
+    assert more("petals_refused_total{type}") == 1 and more("petals_request_seconds_count{/predict}") == 2
+    assert after["petals_queue_images"] == 0 and after["petals_queue_limit"] == 128
+    assert after[f"petals_model_info{{abc1234,{service.get('/model').json()['sha256'][:12]},v1.2.3}}"] == 1
+
+
+CHANGES = {
+    "photographs like those of validation": lambda image: image,
+    "dark": lambda image: image.point(lambda level: level * 0.35),
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(3)),
+    "no flowers": lambda image: Image.effect_noise(image.size, 90).convert("RGB"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_drift_is_seen_where_there_is_some(service, name):
+    files = [encoded(CHANGES[name](Image.open(io.BytesIO(file))), "JPEG", quality=90) for file in pictures(7000, 50)[0]]
+    for start in range(0, len(files), 8):
+        assert service.post(*files[start : start + 8]).status_code == 200
+    metrics = service.metrics()
+    drifting = [
+        key for key in ("psi_classes", "psi_confidence", "ks_distance")
+        if metrics[f"petals_drift_{key}"] > metrics[f"petals_drift_{key}_limit"]
+    ]  # fmt: skip
+    assert metrics["petals_drift_images"] == 150
+    assert bool(drifting) is (name != "photographs like those of validation"), metrics
+
+
+def received(client: socket.socket) -> tuple[int, dict]:
+    """The status and the JSON that come back."""
+    with http.client.HTTPResponse(client) as response:
+        response.begin()
+        return response.status, json.loads(response.read())
+
+
+def test_a_form_that_arrives_too_slowly_is_refused(model):
+    with serving(model, "--upload-seconds", 0.2) as service:
+        request = Request.post(JPEG).data
+        with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+            client.sendall(request[:-50])
+            status, told = received(client)
+        assert status == 408 and told["detail"] == "the files did not arrive within 0.2 seconds"
+
+
+def test_sigterm_answers_what_has_begun(model):
+    with serving(model, "--drain-seconds", PATIENCE) as service:
+        request = Request.post(JPEG).data
+        with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+            client.sendall(request[:-50])
+            assert service.get("/readyz").status_code == 200
+            service.process.terminate()
+            service.logged(lambda line: line["message"] == "Shutting down")
+            client.sendall(request[-50:])
+            assert received(client)[0] == 200
+        assert service.process.wait(PATIENCE) == 0
+
+
+def test_another_model_is_taken_up_while_requests_go_on(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.read_bytes())
+    another, spoilt = write_model(tmp_path / "another.onnx", 2), write_model(tmp_path / "spoilt.onnx", 3, spoilt=True)
+    with serving(path, "--version", "v1") as service:
+        first = service.get("/model").json()["sha256"]
+        statuses, versions, stop = set(), [], threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                answer = service.post(JPEG)
+                statuses.add(answer.status_code)
+                versions.append(answer.json()["sha256"])
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            another.replace(path)
+            service.logged(lambda line: line["message"] == "model taken up")
+            path.write_bytes(b"not a model")
+            service.logged(lambda line: "former one serves on" in line["message"])
+            spoilt.replace(path)
+            service.process.send_signal(signal.SIGHUP)
+            service.logged(lambda line: "does not answer its own check" in line["message"])
+        finally:
+            stop.set()
+            asking.join(PATIENCE)
+        told = service.get("/model").json()
+        assert statuses == {200}
+        assert set(versions) == {first, told["sha256"]} and versions == sorted(versions, key=lambda each: each != first)
+        assert told["version"] is None and told["sha256"] != first
+        metrics = service.metrics()
+        assert metrics["petals_model_loads_total{taken up}"] == 1
+        assert metrics["petals_model_loads_total{refused}"] >= 2
+
+
+def start(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_a_model_that_cannot_serve_is_one_line(tmp_path):
+    spoilt = write_model(tmp_path / "spoilt.onnx", spoilt=True)
+    for path, says in ((tmp_path / "none.onnx", "not found"), (spoilt, "does not answer its own check")):
+        done = start("--model", path)
+        assert done.returncode and says in done.stderr and "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_serving_needs_neither_torch_nor_more_of_petals_than_this():
+    code = (
+        "import serving.__main__, sys; print(*sorted(n for n in sys.modules if n.split('.')[0] in ('petals', 'torch')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["petals", "petals.drift", "petals.errors", "petals.images", "petals.inference"]
+
+
+def test_the_image_without_torch_has_the_versions_that_were_tested():
+    def pins(name: str) -> set[str]:
+        lines = (REPOSITORY / name).read_text().splitlines()
+        return {line.split("#")[0].split(";")[0].strip().lower() for line in lines if "==" in line}
+
+    needed = pins("serving/requirements.txt")
+    assert needed <= pins("requirements.txt")
+    assert {each.replace("_", "-") for each in needed} <= {each.replace("_", "-") for each in pins("constraints.txt")}
+    assert not [each for each in needed if each.startswith("torch")]

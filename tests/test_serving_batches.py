@@ -1,0 +1,124 @@
+"""How images of several requests come together, and what becomes of those that nobody waits for."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+
+from serving.batching import Batcher
+from serving.metrics import Metrics
+from serving.refusals import Refusal
+
+
+class Slow:
+    """A model that holds each batch until it is let go; an item is a number, and its answer is that number."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go = threading.Event()
+
+    def run(self, items: list[int]) -> list[np.ndarray | Exception]:
+        self.batches.append(items)
+        assert self.go.wait(60)
+        return [Refusal(422, "damaged", "no") if item < 0 else np.array([item]) for item in items]
+
+
+def run(test: Callable[..., Awaitable[None]], **options: object) -> None:
+    async def main() -> None:
+        settings = {"threads": 1, "batch": 4, "wait": 0.001, "limit": 8, "arriving": lambda: False, **options}
+        batcher = Batcher(**settings, metrics=Metrics())
+        try:
+            await test(batcher, Slow())
+        finally:
+            batcher.close()
+
+    asyncio.run(main())
+
+
+async def settle() -> None:
+    """Let everything happen that is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def asked(batcher: Batcher, model: Slow, items: list[int]) -> list[asyncio.Task]:
+    return [asyncio.create_task(batcher.ask(model, item)) for item in items]
+
+
+def test_what_waits_goes_together_and_each_gets_its_own_answer():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        tasks = asked(batcher, model, [1, 2, 3, -4, 5, 6])
+        await settle()
+        model.go.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert model.batches == [[1], [2, 3, -4, 5], [6]]  # the first is not kept waiting
+        assert isinstance(answers.pop(3), Refusal) and [int(each[0]) for each in answers] == [1, 2, 3, 5, 6]
+
+    run(test)
+
+
+def test_while_requests_arrive_a_batch_waits_for_them_though_not_for_long():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        model.go.set()
+        await asyncio.gather(*asked(batcher, model, [1, 2, 3]))
+        assert model.batches == [[1, 2, 3]]
+        await asyncio.gather(*asked(batcher, model, [4, 5, 6, 7]))  # a full batch waits for nothing
+        assert model.batches[1:] == [[4, 5, 6, 7]]
+
+    run(test, arriving=lambda: True)
+
+
+def test_room_is_bounded_and_given_back():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        with batcher.admit(6):
+            with pytest.raises(Refusal) as refused, batcher.admit(3):
+                pass
+            with batcher.admit(2):
+                pass
+        assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "1"}
+        assert batcher.admitted == 0
+
+    run(test)
+
+
+def test_images_that_nobody_waits_for_do_not_reach_the_model():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        first, given_up, last = asked(batcher, model, [1, 2, 3])
+        await settle()
+        given_up.cancel()
+        first.cancel()  # inside the model already
+        await settle()
+        model.go.set()
+        assert int((await last)[0]) == 3
+        assert model.batches == [[1], [3]] and given_up.cancelled() and first.cancelled()
+
+    run(test)
+
+
+def test_images_for_different_models_do_not_mix():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        other = Slow()
+        other.go.set()
+        tasks = [*asked(batcher, model, [1, 2]), *asked(batcher, other, [3]), *asked(batcher, model, [4])]
+        await settle()
+        model.go.set()
+        await asyncio.gather(*tasks)
+        assert model.batches == [[1], [2], [4]] and other.batches == [[3]]
+
+    run(test)
+
+
+def test_a_model_that_fails_fails_its_batch_alone():
+    class Broken(Slow):
+        def run(self, items: list[int]) -> list[np.ndarray | Exception]:
+            raise RuntimeError("out of order")
+
+    async def test(batcher: Batcher, model: Slow) -> None:
+        model.go.set()
+        failed, answered = asked(batcher, Broken(), [1]), asked(batcher, model, [2])
+        results = await asyncio.gather(*failed, *answered, return_exceptions=True)
+        assert isinstance(results[0], RuntimeError) and int(results[1][0]) == 2
+
+    run(test)
