@@ -1,16 +1,11 @@
 """The two images: no Docker engine runs here, but all that the Dockerfile runs is in scripts, which run here too."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,41 +124,26 @@ def image(tmp_path_factory) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def serving(image: Path) -> Iterator[str]:
-    """The address of the service, which runs as it would in the container, until it has answered /readyz once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    settings = {"HOME": "/tmp", "PORT": port, "PETALS_MODEL": "/mnt/image/model.onnx", "PETALS_THREADS": "1"}
-    settings |= {"PETALS_VERSION": "v1.2.3", "PETALS_REVISION": "a" * 40, "PYTHONDONTWRITEBYTECODE": "1"}
-    entry = ["env", "-C", "/mnt/image/app", "-i", *(f"{name}={value}" for name, value in settings.items())]
-    command = sealed(image, None, *entry, "/mnt/image/venv/bin/python", "-m", "serving", "--host", "0.0.0.0")
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            while not answers(f"{url}/readyz"):
-                assert process.poll() is None, process.stdout.read()
-                assert time.monotonic() < until
-            yield url
-        finally:
-            process.terminate()
-            said = process.communicate(timeout=30)[0]
-    assert process.returncode == 0, said  # SIGTERM is the way that containers end
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
 @pytest.fixture(scope="module")
 def service(image) -> Iterator[str]:
-    with serving(image) as url:
-        yield url
+    """The address of the service, which runs as it would in the container."""
+    variables = [words[1:] for stage in ("base", "serve") for words in stages()[stage] if words[0] == "ENV"]
+    settings = dict(word.split("=", 1) for words in variables for word in words)
+    assert {"HOME", "PETALS_MODEL", "PORT"} <= set(settings)
+    settings |= {"PETALS_MODEL": "/mnt/image/model.onnx", "PORT": "0", "PATH": "/mnt/image/venv/bin:/usr/bin:/bin"}
+    settings |= {"PETALS_VERSION": "v1.2.3", "PETALS_REVISION": "a" * 40, "PETALS_THREADS": "1"}
+    entry = ["env", "--chdir=/mnt/image/app", "-i", *(f"{name}={value}" for name, value in settings.items())]
+    command = sealed(image, None, *entry, "python", "-m", "serving", "--host", "0.0.0.0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if started := re.search(r"Uvicorn running on http://0\.0\.0\.0:(\d+)", line):
+                yield f"http://127.0.0.1:{started[1]}"
+                break
+        process.terminate()
+        said.append(process.communicate(timeout=60)[0])
+    assert process.returncode == 0, "".join(said)  # SIGTERM is the way that containers end
 
 
 @pytest.mark.slow
