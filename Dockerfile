@@ -2,8 +2,9 @@
 # holds no PyTorch. What runs here is in docker/*.sh, which tests/test_docker.py runs too. docs/deploy.md says how both
 # are built and used.
 #
-# The base is python:3.11.16 on Debian 12 for all processors, as the tag 3.11-slim-bookworm named it on 19 September
-# 2026: see repos/python/remote/3.11-slim-bookworm.md in docker-library/repo-info, commit 40cdaf3. Dependabot moves it.
+# The base is Debian 12 with Python 3.11, for all processors. Its digest is what the tag named when Dependabot last moved
+# it; the first, of 19 September 2026, is that of repos/python/remote/3.11-slim-bookworm.md in docker-library/repo-info
+# at commit 40cdaf3.
 FROM python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b AS base
 ENV HOME=/tmp \
     PATH=/opt/venv/bin:$PATH \
