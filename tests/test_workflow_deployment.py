@@ -114,9 +114,13 @@ def test_the_registry_gets_a_token_that_is_on_no_command_line(stand_in):
 def test_a_release_is_the_service_by_digest_and_the_promoted_model(stand_in, registry, tmp_path):
     docker = stand_in("docker", {"imagetools": f"{DIGEST}\n".encode(), "build": b""})
     output = tmp_path / "output"
+    gh = stand_in("gh")
     settings = {"VERSION": "v1.0.0", "REVISION": "b" * 40, "GITHUB_OUTPUT": str(output), "TMPDIR": str(tmp_path)}
-    done = bash("build-release.sh", registry, **settings, **GITHUB, **CLOUD)
+    done = bash("build-release.sh", registry, ATTESTED="true", **settings, **GITHUB, **CLOUD)
     assert done.returncode == 0, done.stderr
+    (verify,) = calls(gh)
+    assert verify[:3] == ["attestation", "verify", f"oci://{IMAGES}/serve@{DIGEST}"]
+    assert "--signer-workflow=team/petals/.github/workflows/images.yml" in verify
     newest, build, inspect = calls(docker)
     assert f"{IMAGES}/serve:main" in newest
     assert {
@@ -136,8 +140,16 @@ def test_a_model_that_is_not_in_the_remote_is_not_released(stand_in, registry, t
     docker = stand_in("docker", {"imagetools": f"{DIGEST}\n".encode(), "build": b""})
     shutil.rmtree(tmp_path / "remote")
     settings = {"VERSION": "v1.0.0", "REVISION": "b" * 40, "GITHUB_OUTPUT": str(tmp_path / "output")}
-    assert bash("build-release.sh", registry, **settings, **GITHUB, **CLOUD).returncode != 0
+    assert bash("build-release.sh", registry, ATTESTED="false", **settings, **GITHUB, **CLOUD).returncode != 0
     assert not any("build" in call for call in calls(docker))
+
+
+def test_an_image_that_our_workflow_has_not_made_is_not_released(stand_in, registry, tmp_path):
+    docker = stand_in("docker", {"imagetools": f"{DIGEST}\n".encode(), "build": b""})
+    stand_in("gh", {})  # no attestation
+    settings = {"VERSION": "v1.0.0", "REVISION": "b" * 40, "GITHUB_OUTPUT": str(tmp_path / "output")}
+    assert bash("build-release.sh", registry, ATTESTED="true", **settings, **GITHUB, **CLOUD).returncode != 0
+    assert not (tmp_path / "output").exists() and len(calls(docker)) == 1
 
 
 # Traffic

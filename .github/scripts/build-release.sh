@@ -4,6 +4,10 @@
 set -euo pipefail
 images=$REGION-docker.pkg.dev/$PROJECT/petals
 serve=$images/serve@$(docker buildx imagetools inspect "$images/serve:main" --format "{{.Manifest.Digest}}")
+if [[ $ATTESTED == true ]]; then # nothing else than Images may have made what goes into production
+  gh attestation verify "oci://$serve" --repo="$GITHUB_REPOSITORY" --source-ref=refs/heads/main \
+    --signer-workflow="$GITHUB_REPOSITORY/.github/workflows/images.yml" > /dev/null
+fi
 tag=${VERSION//+/-}-$GITHUB_RUN_NUMBER-$GITHUB_RUN_ATTEMPT
 context=$(mktemp --directory)
 dvc artifacts get . flowers --rev "$VERSION" --out "$context/model.onnx"
