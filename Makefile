@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak load test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -24,6 +24,9 @@ verify: $(STAMP)  ## run HEAD in a clean clone and compare every output with dvc
 
 soak: $(STAMP)  ## kill the pipeline 30 times and compare every byte with an uninterrupted run
 	@python -m benchmarks.soak
+
+load: $(STAMP)  ## load the service with 1, 8 and 64 clients on this machine, and print a table
+	@python -m benchmarks.load
 
 pull: $(STAMP)  ## bring data and models from the remote
 	@python -m petals.remote pull

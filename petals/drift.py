@@ -17,7 +17,7 @@ from petals.errors import PetalsError
 
 QUANTILES = 201  # of the distance: its distribution is known to half a percent
 CONFIDENCE_BINS = 10
-LEAST_STD = 0.1  # share of the mean standard deviation: a feature that hardly moves on val must not outweigh all others
+LEAST_STD = 0.5  # of the mean standard deviation: features that hardly move on val must not outweigh all others
 FALSE_ALARMS = 0.001  # share of the windows without drift in which a number is above its limit
 DRAWS = 5000  # simulated windows
 

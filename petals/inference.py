@@ -40,6 +40,8 @@ class Model:
         """Open a file that export has written, on the processor; raises PetalsError where it is no such file."""
         if not Path(path).is_file():
             raise PetalsError(f"{path}: not found; dvc repro makes the model, dvc pull brings it")
+        if not Path(path).stat().st_size:
+            raise PetalsError(f"{path}: empty, as export found that int8 loses too much; take model.onnx")
         return cls(path, open_session(path, threads))
 
     @cached_property
@@ -65,12 +67,14 @@ class Model:
             raise PetalsError(f"{self.path}: on this machine it does not answer its own check as it should")
 
 
-def open_session(path: str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Open an ONNX file with ONNX Runtime on the processor; raises PetalsError where it cannot be read."""
+def open_session(model: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open an ONNX file, or the bytes of one, on the processor; raises PetalsError where it cannot be read."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    content = model if isinstance(model, bytes) else str(model)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
-        raise PetalsError(f"{path}: ONNX Runtime cannot read it ({' '.join(str(error).split())})") from None
+        where = "model" if isinstance(model, bytes) else model
+        raise PetalsError(f"{where}: ONNX Runtime cannot read it ({' '.join(str(error).split())})") from None

@@ -121,6 +121,7 @@ class EvaluateParams(StageParams):
 
 
 class ExportParams(StageParams):
+    max_f1_drop: Share
     threads: Threads
 
 

@@ -1,4 +1,4 @@
-"""Class probabilities of packed images."""
+"""What a classifier answers to packed images."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,6 +12,30 @@ BATCH = 64
 
 
 @torch.inference_mode()
+def answers(
+    model: Classifier,
+    batches: Iterable[np.ndarray],
+    device: torch.device,
+    classes: int,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run `model` in evaluation mode over uint8 N × H × W × 3 batches.
+
+    Gives probabilities, float32 N × classes, and the features that the head sees, float32 N × D; 0 × 0 without images.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    for images in progress(batches):
+        pixels = to_floats(torch.from_numpy(images).to(device))
+        parts.append([each.cpu().numpy() for each in model.answer(pixels)])
+    model.train(was_training)
+    if not parts:
+        return np.empty((0, classes), np.float32), np.empty((0, 0), np.float32)
+    scores, features = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return scores, features
+
+
 def probabilities(
     model: Classifier,
     batches: Iterable[np.ndarray],
@@ -19,12 +43,5 @@ def probabilities(
     classes: int,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> np.ndarray:
-    """Run `model` in evaluation mode over uint8 N × H × W × 3 batches; gives float32 N × classes."""
-    was_training = model.training
-    model.eval()
-    parts = [np.empty((0, classes), np.float32)]
-    for images in progress(batches):
-        pixels = to_floats(torch.from_numpy(images).to(device))
-        parts.append(model.probabilities(pixels).cpu().numpy())
-    model.train(was_training)
-    return np.concatenate(parts)
+    """Give the probabilities of `answers` alone, float32 N × classes."""
+    return answers(model, batches, device, classes, progress)[0]

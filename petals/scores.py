@@ -13,6 +13,15 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
 
 
+def headline(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """The scores that a model file carries, of `probabilities` (float, N × C) against `labels` (int64, N)."""
+    predicted = probabilities.argmax(1)
+    return {
+        "macro_f1": round(macro_f1(labels, predicted), 6),
+        "accuracy": round(float(accuracy_score(labels, predicted)), 6),
+    }
+
+
 def score(
     labels: np.ndarray, probabilities: np.ndarray, before: np.ndarray, temperature: float, classes: Sequence[str]
 ) -> dict[str, object]:
@@ -30,8 +39,7 @@ def score(
     f1 = f1_score(labels, predicted, labels=present, average=None, zero_division=0)
     top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     return {
-        "macro_f1": round(macro_f1(labels, predicted), 6),
-        "accuracy": round(float(accuracy_score(labels, predicted)), 6),
+        **headline(labels, probabilities),
         "top5_accuracy": round(float((top5 == labels[:, None]).any(1).mean()), 6),
         "nll": round(negative_log_likelihood(labels, probabilities), 6),
         "ece": round(calibration_error(labels, probabilities), 6),

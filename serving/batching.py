@@ -72,13 +72,14 @@ class Batcher:
             if len(self.queue) < self.batch and waited < self.wait and self.arriving():
                 asyncio.get_running_loop().call_later(self.wait - waited, self._dispatch)
                 return
-            if batch := self._take():
+            share = -(-len(self.queue) // self.free)  # no thread stays idle while another has it all
+            if batch := self._take(min(self.batch, share)):
                 self._run(batch)
 
-    def _take(self) -> list[Waiting]:
+    def _take(self, most: int) -> list[Waiting]:
         """The next images that somebody still waits for, all of them for one model."""
         batch: list[Waiting] = []
-        while self.queue and len(batch) < self.batch:
+        while self.queue and len(batch) < most:
             if self.queue[0].answer.done():
                 self.queue.popleft()
             elif not batch or self.queue[0].served is batch[0].served:

@@ -10,7 +10,7 @@ STEP = 50  # images: the limits depend on the number compared and take time to f
 
 
 class Window:
-    """Probabilities and feature distances of the last `size` images; safe to use from several threads.
+    """Probabilities and features of the last `size` images; safe to use from several threads.
 
     Of the images themselves nothing is kept.
     """
@@ -18,17 +18,16 @@ class Window:
     def __init__(self, reference: Reference, size: int) -> None:
         self.reference, self.size = reference, size
         self.probabilities = np.empty((size, len(reference.classes)), np.float32)
-        self.distances = np.empty(size, np.float32)
+        self.features = np.empty((size, len(reference.mean)), np.float32)
         self.seen = 0
         self.lock = Lock()
 
     def add(self, probabilities: np.ndarray, features: np.ndarray) -> None:
         """Take in what the model said of N images: float32 N × classes and N × D."""
-        distances = self.reference.distances(features)
         with self.lock:
-            rows = (self.seen + np.arange(len(distances))) % self.size
-            self.probabilities[rows], self.distances[rows] = probabilities, distances
-            self.seen += len(distances)
+            rows = (self.seen + np.arange(len(features))) % self.size
+            self.probabilities[rows], self.features[rows] = probabilities, features
+            self.seen += len(features)
 
     def compare(self) -> dict[str, float]:
         """What petals.drift.Reference.compare says of the last images, their number a multiple of STEP.
@@ -38,5 +37,5 @@ class Window:
         with self.lock:
             count = min(self.seen, self.size) // STEP * STEP
             rows = (self.seen - count + np.arange(count)) % self.size
-            probabilities, distances = self.probabilities[rows], self.distances[rows]
-        return self.reference.compare(probabilities, distances)
+            probabilities, features = self.probabilities[rows], self.features[rows]
+        return self.reference.compare(probabilities, features)

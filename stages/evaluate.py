@@ -8,10 +8,12 @@ import numpy as np
 from petals import checkpoint, pictures
 from petals.calibration import cross_fitted, rescale
 from petals.devices import set_up
+from petals.drift import Reference
+from petals.files import write_text
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import EvaluateParams, load_params
-from petals.predicting import BATCH, probabilities
+from petals.predicting import BATCH, answers
 from petals.robustness import curves, measure, summarise
 from petals.scores import calibration_bins, class_table, score
 from petals.tables import write_csv, write_json
@@ -31,12 +33,16 @@ ROBUSTNESS = ("corruption", "severity", "macro_f1")
 @click.argument("robustness", type=click.Path(path_type=Path))
 @click.argument("plots", type=click.Path(path_type=Path))
 @click.argument("submission", type=click.Path(path_type=Path))
-def main(model: Path, val: Path, test: Path, metrics: Path, robustness: Path, plots: Path, submission: Path) -> None:
+@click.argument("reference", type=click.Path(path_type=Path))
+def main(
+    model: Path, val: Path, test: Path, metrics: Path, robustness: Path, plots: Path, submission: Path, reference: Path
+) -> None:
     """Score MODEL (.safetensors, its .json beside it) on the images of VAL, and predict those of TEST.
 
     Writes the scores to METRICS (JSON), and those of corrupted images to ROBUSTNESS (JSON); predictions.csv,
     per_class.csv, calibration.csv, robustness.csv and mistakes.png to the folder PLOTS; and Kaggle's id,label to
-    SUBMISSION, with no row where there is no test split.
+    SUBMISSION, with no row where there is no test split. REFERENCE (JSON) keeps what the model makes of VAL, so that
+    images in use can be compared with it for drift.
 
     A model that has learnt from VAL too (`final: true`) is not scored: METRICS says so, and PLOTS are empty.
     """
@@ -47,19 +53,23 @@ def main(model: Path, val: Path, test: Path, metrics: Path, robustness: Path, pl
     net = net.to(device)
     classes = info["classes"]
 
-    def predict(split: PackedSplit, name: str) -> np.ndarray:
+    def ask(split: PackedSplit, name: str) -> tuple[np.ndarray, np.ndarray]:
         split.check(model, classes, info["image_size"])
         total = -(-len(split) // BATCH)
-        return probabilities(
+        return answers(
             net, split.batches(BATCH), device, len(classes), lambda each: progress(each, name, "batch", total)
         )
 
+    def predict(split: PackedSplit, name: str) -> np.ndarray:
+        return ask(split, name)[0]
+
     validation = PackedSplit(val)
+    scores, features = ask(validation, "val")
     if info["final"]:
         results, trials = leave_empty(plots), []
         said = f"final: the model has learnt from {val} too, so it scores nothing unseen and there is no macro F1"
     else:
-        results = assess(validation, predict(validation, "val"), info["temperature"], plots)
+        results = assess(validation, scores, info["temperature"], plots)
         trials = measure(val, params.robustness, predict)
         said = f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(validation)} images"
 
@@ -76,6 +86,7 @@ def main(model: Path, val: Path, test: Path, metrics: Path, robustness: Path, pl
     unlabelled = PackedSplit(test)
     guesses = predict(unlabelled, "test").argmax(1)
     write_csv(submission, ["id", "label"], zip(unlabelled.ids, guesses, strict=True))
+    write_text(reference, Reference.of(scores, features).to_json())
     write_json(metrics, results)
     click.echo(f"{said}; {len(guesses)} rows in {submission}")
 

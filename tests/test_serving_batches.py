@@ -70,6 +70,18 @@ def test_while_requests_arrive_a_batch_waits_for_them_though_not_for_long():
     run(test, arriving=lambda: True)
 
 
+def test_free_threads_share_what_waits():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        await asyncio.gather(*asked(batcher, model, [1, 2, 3, 4, 5, 6]), return_exceptions=True)
+        assert sorted(map(len, model.batches)) == [2, 4] or sorted(map(len, model.batches)) == [3, 3]
+
+    async def main(batcher: Batcher, model: Slow) -> None:
+        model.go.set()
+        await test(batcher, model)
+
+    run(main, threads=2, batch=8, arriving=lambda: True)
+
+
 def test_room_is_bounded_and_given_back():
     async def test(batcher: Batcher, model: Slow) -> None:
         with batcher.admit(6):

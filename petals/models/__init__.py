@@ -99,9 +99,15 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.dropout(self.features(images)))
 
+    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give probabilities, float32 (N, classes): the softmax of the logits / `temperature`; and the features."""
+        features = self.features(images)
+        logits = self.head(self.dropout(features))
+        return (logits.float() / self.temperature).softmax(1), features.float()
+
     def probabilities(self, images: Tensor) -> Tensor:
-        """Give what the classifier answers, float32 (N, classes): the softmax of its logits / `temperature`."""
-        return (self(images).float() / self.temperature).softmax(1)
+        """Give the probabilities of `answer` alone."""
+        return self.answer(images)[0]
 
     def features(self, images: Tensor) -> Tensor:
         """Give the pooled features (N, D) that the head sees."""

@@ -1,0 +1,107 @@
+"""`python -m petals.predict`: which flowers are on some photographs, with ONNX Runtime alone."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+
+from petals.errors import PetalsError
+from petals.images import decode, square
+from petals.inference import Model
+from petals.listing import shown
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+BATCH = 16
+TOP = 5
+
+
+def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
+    """Each file of `paths`, and the visible images in and below each folder; an error in the place of what is amiss."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(
+            each
+            for each in path.rglob("*")
+            if each.suffix.lower() in EXTENSIONS and not each.name.startswith(".") and each.is_file()
+        )
+        yield from found or [PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")]
+
+
+def read(path: Path, size: int) -> np.ndarray:
+    """The image in `path` as the network sees it, uint8 (size, size, 3); raises PetalsError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PetalsError(f"{shown(path)}: not found") from None
+    except OSError as error:
+        raise PetalsError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    return square(decode(data, shown(path)), size)
+
+
+def predict(model: Model, paths: tuple[Path, ...]) -> Iterator[tuple[Path, list[tuple[str, float]]] | PetalsError]:
+    """For each image of `paths`, in order: its path and its five likeliest classes, or an error.
+
+    Images are made square before they are asked about, a few together: so memory holds one whole photograph at a time.
+    """
+    waiting: list[tuple[Path, np.ndarray]] = []
+
+    def answered() -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+        if waiting:
+            probabilities, _ = model.run(np.stack([image for _, image in waiting]))
+            for (path, _), row in zip(waiting, probabilities, strict=True):
+                best = np.argsort(-row, kind="stable")[:TOP]
+                yield path, [(model.classes[label], float(row[label])) for label in best]
+            waiting.clear()
+
+    for path in image_files(paths):
+        try:
+            if isinstance(path, PetalsError):
+                raise path
+            waiting.append((path, read(path, model.image_size)))
+        except PetalsError as error:
+            yield from answered()
+            yield error
+        if len(waiting) == BATCH:
+            yield from answered()
+    yield from answered()
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--model", type=click.Path(path_type=Path), default="models/model.onnx", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an image and line: image, predictions.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the processor.")
+@click.pass_context
+def main(context: click.Context, images: tuple[Path, ...], model: Path, as_json: bool, threads: int) -> None:
+    """Name the five likeliest classes of each IMAGE, a file or a folder with images in it or below.
+
+    An image that cannot be read is one line on standard error; the others are answered all the same, and the exit code
+    is 1. `--model models/model.int8.onnx` is faster and nearly as good.
+    """
+    try:
+        opened = Model.open(model, threads)
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+    failed = False
+    for found in predict(opened, images):
+        if isinstance(found, PetalsError):
+            failed = True
+            click.echo(f"Error: {found}", err=True)
+            continue
+        path, best = found
+        if as_json:
+            predictions = [{"class": name, "probability": round(value, 6)} for name, value in best]
+            click.echo(json.dumps({"image": str(path), "predictions": predictions}, ensure_ascii=False))
+        else:
+            click.echo(shown(path))
+            for name, value in best:
+                click.echo(f"  {value:6.1%}  {name}")
+    context.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.predict")
