@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop serve record verify soak load test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak load test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -43,16 +43,20 @@ bucket-stop: $(STAMP)  ## end it, and point at the real remote again
 serve: $(STAMP)  ## serve the model of the last run on this machine: make serve PORT=8000
 	@PETALS_REVISION=$${PETALS_REVISION-$$(git rev-parse HEAD 2>/dev/null)} python -m serving $(if $(PORT),--port $(PORT))
 
+rollback:  ## give production's traffic back to the revision that had it before
+	@.github/scripts/traffic.sh to previous
+
 test: $(STAMP)  ## run the tests, with line coverage
 	@python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 	@PYTHONPATH=. python tests/fuzz_tfrecord.py
 
-lint: $(STAMP)  ## check style, shell scripts and workflows
+lint: $(STAMP)  ## check style, shell scripts, Dockerfiles and workflows
 	@ruff check .
 	@ruff format --check .
-	@shellcheck .ci/run .ci/tools .github/scripts/*.sh
+	@shellcheck .ci/run .ci/tools .github/scripts/*.sh docker/*.sh
+	@hadolint Dockerfile docker/release.Dockerfile
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,34 @@ def on_small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return run
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Put a program on PATH that answers `answer` and appends its arguments to the list in a file."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def make(name: str, answer: dict[str, bytes] | bytes = b"") -> Path:
+        """`answer` is all it says, or what it says where a text is among its arguments."""
+        answers = answer if isinstance(answer, dict) else {"": answer}
+        calls = tmp_path / f"{name}.calls"
+        (folder / name).write_text(
+            f"#!{sys.executable}\nimport json, sys\n"
+            f"open({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+            f"said = [answer for text, answer in {answers!r}.items() if text in ' '.join(sys.argv)]\n"
+            "sys.stdout.buffer.write(said[0]) if said else sys.exit(1)\n"
+        )
+        (folder / name).chmod(0o755)
+        return calls
+
+    return make
+
+
+def calls(path: Path) -> list[list[str]]:
+    """The arguments of each call of a program that `stand_in` has made."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import calls
 from test_report import Repository, report, run_files
 
 ROOT = Path(__file__).parents[1]
@@ -25,33 +26,6 @@ xychart-beta
 ```"""
 REPORT = "## macro F1 up\n\n| `rose` | 1 |\n\n<details>\n<summary>More</summary>\n\n#0969da --> 1\n\n</details>\n"
 harmless = runpy.run_path(str(SCRIPTS / "fetch_report.py"))["harmless"]
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """Put a program on PATH that answers `answer` and appends its arguments to the list in a file."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    def make(name: str, answer: dict[str, bytes] | bytes = b"") -> Path:
-        """`answer` is all it says, or what it says where a text is among its arguments."""
-        answers = answer if isinstance(answer, dict) else {"": answer}
-        calls = tmp_path / f"{name}.calls"
-        (folder / name).write_text(
-            f"#!{sys.executable}\nimport json, sys\n"
-            f"open({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
-            f"said = [answer for text, answer in {answers!r}.items() if text in ' '.join(sys.argv)]\n"
-            "sys.stdout.buffer.write(said[0]) if said else sys.exit(1)\n"
-        )
-        (folder / name).chmod(0o755)
-        return calls
-
-    return make
-
-
-def calls(path: Path) -> list[list[str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def bash(script: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:

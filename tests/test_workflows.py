@@ -34,9 +34,9 @@ def test_what_runs_the_code_of_a_pull_request_may_read_and_no_more(workflow):
         assert all(job["permissions"] == {"contents": "read"} for job in workflow["jobs"].values())
 
 
-def test_training_alone_signs_in_to_google_cloud_and_has_a_secret():
-    for word in ("id-token", "secrets."):
-        assert [path.stem for path in WORKFLOWS if word in path.read_text()] == ["train"]
+@pytest.mark.parametrize(("word", "names"), [("id-token", ["deploy", "images", "train"]), ("secrets.", ["train"])])
+def test_few_sign_in_to_google_cloud_and_training_alone_has_a_secret(word, names):
+    assert [path.stem for path in WORKFLOWS if word in path.read_text()] == names
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -95,14 +95,46 @@ def test_hooks_are_pinned_to_the_versions_that_are_installed():
     assert push["additional_dependencies"] == [f"dvc[gs]=={pins['dvc']}"]
 
 
-def test_google_cloud_lets_in_the_one_workflow_that_signs_in():
-    condition = re.search(r"--attribute-condition=.*", (ROOT / "docs/gcp.md").read_text())[0]
-    (path,) = [path for path in WORKFLOWS if "id-token" in path.read_text()]
-    assert f"assertion.workflow_ref == '$REPOSITORY/.github/workflows/{path.name}@refs/heads/main'" in condition
-    assert "assertion.repository_id == '$ID'" in condition
+def test_google_cloud_lets_in_the_workflows_that_sign_in_each_to_its_own_account():
+    guide, deployment = (ROOT / "docs/gcp.md").read_text(), (ROOT / "docs/deploy.md").read_text()
+    condition = re.search(r'^CONDITION="(.*?)"$', guide, re.MULTILINE | re.DOTALL)[1]
+    assert condition.startswith("assertion.repository_id == '$ID' && (")
+    refs = {"train": "refs/heads/main", "images": "refs/heads/main", "deploy": "refs/tags/flowers#prod#"}
+    assert re.findall(r"\$WORKFLOWS/(\w+)\.yml@([\w/#]+)'", condition) == list(refs.items())
+    assert "deploy.yml@refs/tags/flowers#prod#') && assertion.environment == 'production')" in condition
+    accounts = {
+        path.stem: set(re.findall(r"service_account: \$\{\{ vars\.(\w+) \}\}", path.read_text())) for path in WORKFLOWS
+    }
+    assert {name: names for name, names in accounts.items() if names} == {
+        "train": {"GCP_SERVICE_ACCOUNT"},
+        "images": {"GCP_RELEASE_ACCOUNT"},
+        "deploy": {"GCP_RELEASE_ACCOUNT"},
+    }
+    assert re.findall(r"attribute\.workflow/\$ID/(\S+)\"", guide) == ["train.yml"]
+    assert "for WORKFLOW in images.yml deploy.yml; do" in deployment
 
 
 def test_nobody_has_to_approve_that_a_machine_is_deleted():
     jobs = yaml.safe_load((ROOT / ".github/workflows/train.yml").read_text())["jobs"]
     assert jobs["launch"]["environment"] == "training"
     assert "environment" not in jobs["stop"]
+
+
+def test_a_model_is_tried_before_it_gets_traffic_and_only_in_production():
+    deploy = yaml.load((ROOT / ".github/workflows/deploy.yml").read_text(), Loader=yaml.BaseLoader)
+    assert deploy["on"]["push"] == {"tags": ["flowers#prod#*"]}
+    (job,) = deploy["jobs"].values()
+    assert job["environment"]["name"] == "production"
+    runs = [step["run"].removeprefix(".github/scripts/") for step in job["steps"] if "run" in step]
+    assert runs[-3:] == ["deploy.sh", 'smoke.sh "$URL" "$MODEL"', "traffic.sh to next"]
+    assert not any("always()" in step.get("if", "") for step in job["steps"])
+
+
+def test_what_is_pushed_is_attested_by_digest_on_every_plan_that_can():
+    for name in ("images", "deploy"):
+        workflow = yaml.load((ROOT / f".github/workflows/{name}.yml").read_text(), Loader=yaml.BaseLoader)
+        (job,) = workflow["jobs"].values()
+        (attest,) = [step for step in job["steps"] if "attest" in step.get("uses", "")]
+        assert attest["with"]["subject-digest"].endswith(".outputs.digest }}")
+        assert attest["if"] == "${{ !github.event.repository.private || vars.ATTEST_PRIVATE == 'true' }}"
+        assert job["permissions"]["attestations"] == "write"

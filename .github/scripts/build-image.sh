@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Build the image $TARGET of the Dockerfile from the commit $GITHUB_SHA, push it to Artifact Registry, and write its
+# name and digest to $GITHUB_OUTPUT.
+set -euo pipefail
+name=$REGION-docker.pkg.dev/$PROJECT/petals/$TARGET
+docker buildx build --push --provenance=false --target="$TARGET" \
+  --label="org.opencontainers.image.revision=$GITHUB_SHA" \
+  --label="org.opencontainers.image.source=$GITHUB_SERVER_URL/$GITHUB_REPOSITORY" \
+  --tag="$name:$GITHUB_SHA" --tag="$name:main" .
+{
+  echo "name=$name"
+  echo "digest=$(docker buildx imagetools inspect "$name:$GITHUB_SHA" --format "{{.Manifest.Digest}}")"
+} >> "$GITHUB_OUTPUT"

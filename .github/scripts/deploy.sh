@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Make a revision of the service $SERVICE from the release $IMAGE. It gets no traffic, only an address of its own, which
+# is written to $GITHUB_OUTPUT.
+set -euo pipefail
+here=$(dirname "$0")
+# Cloud Run refuses to keep traffic from the first revision of a service: nobody has its address yet.
+hold=()
+if [[ -n $(gcloud run services list --region="$REGION" --filter="metadata.name=$SERVICE" --format="value(metadata.name)") ]]; then
+  hold=(--no-traffic)
+fi
+suffix=${VERSION//[^0-9A-Za-z]/-}-$GITHUB_RUN_NUMBER-$GITHUB_RUN_ATTEMPT
+gcloud run deploy "$SERVICE" --quiet --region="$REGION" --image="$IMAGE" "${hold[@]}" --tag=next \
+  --revision-suffix="${suffix,,}" \
+  --service-account="$SERVING_ACCOUNT" \
+  --set-env-vars="PETALS_VERSION=$VERSION,PETALS_REVISION=$REVISION" \
+  --set-custom-audiences="$AUDIENCE" \
+  --startup-probe=httpGet.path=/readyz,periodSeconds=2,timeoutSeconds=2,failureThreshold=30 \
+  --liveness-probe=httpGet.path=/healthz,periodSeconds=30,timeoutSeconds=5,failureThreshold=3 \
+  --cpu=1 --memory=1Gi --cpu-boost --concurrency=32 --min-instances=0 --max-instances="$MAX_INSTANCES" --timeout=60
+echo "url=$("$here/traffic.sh" url next)" >> "$GITHUB_OUTPUT"
