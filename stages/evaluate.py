@@ -5,13 +5,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from petals import checkpoint, pictures
+from petals import checkpoint, distributed, pictures
 from petals.calibration import cross_fitted, rescale
 from petals.devices import set_up
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import EvaluateParams, load_params
-from petals.predicting import BATCH, probabilities
 from petals.robustness import curves, measure, summarise
 from petals.scores import calibration_bins, class_table, score
 from petals.tables import write_csv, write_json
@@ -23,7 +22,7 @@ CALIBRATION = ("scaling", "confidence", "accuracy", "images")
 ROBUSTNESS = ("corruption", "severity", "macro_f1")
 
 
-@stage(EvaluateParams)
+@stage(EvaluateParams, several=True)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("val", type=click.Path(path_type=Path))
 @click.argument("test", type=click.Path(path_type=Path))
@@ -39,28 +38,35 @@ def main(model: Path, val: Path, test: Path, metrics: Path, robustness: Path, pl
     SUBMISSION, with no row where there is no test split.
 
     A model that has learnt from VAL too (`final: true`) is not scored: METRICS says so, and PLOTS are empty.
+
+    Started by torchrun in several processes, these divide the images, and the first of them writes.
     """
     params = load_params(EvaluateParams)
-    device = set_up(params.device, params.threads)
-    checkpoint.discard_finished()
-    net, info = weights.load(model)
+    device = set_up(distributed.local_device(params.device), params.threads)
+    group = distributed.join(device)
+    if group.main:
+        checkpoint.discard_finished()
+    with group.borrowed(model, model.with_suffix(".json")) as (weights_file, _):
+        net, info = weights.load(weights_file)
     net = net.to(device)
     classes = info["classes"]
 
     def predict(split: PackedSplit, name: str) -> np.ndarray:
         split.check(model, classes, info["image_size"])
-        total = -(-len(split) // BATCH)
-        return probabilities(
-            net, split.batches(BATCH), device, len(classes), lambda each: progress(each, name, "batch", total)
-        )
+        return group.predict(net, split, lambda batches, total: progress(batches, name, "batch", total))
 
-    validation = PackedSplit(val)
+    validation, unlabelled = PackedSplit(val), PackedSplit(test)
+    scores = None if info["final"] else predict(validation, "val")
+    trials = [] if info["final"] else measure(val, params.robustness, predict)
+    guesses = predict(unlabelled, "test").argmax(1)
+    if not group.main:
+        return
+
     if info["final"]:
-        results, trials = leave_empty(plots), []
+        results = leave_empty(plots)
         said = f"final: the model has learnt from {val} too, so it scores nothing unseen and there is no macro F1"
     else:
-        results = assess(validation, predict(validation, "val"), info["temperature"], plots)
-        trials = measure(val, params.robustness, predict)
+        results = assess(validation, scores, info["temperature"], plots)
         said = f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(validation)} images"
 
     drift = summarise(trials)
@@ -73,8 +79,6 @@ def main(model: Path, val: Path, test: Path, metrics: Path, robustness: Path, pl
             f" worst {worst['mean_macro_f1']:.4f} ({worst['corruption']})"
         )
 
-    unlabelled = PackedSplit(test)
-    guesses = predict(unlabelled, "test").argmax(1)
     write_csv(submission, ["id", "label"], zip(unlabelled.ids, guesses, strict=True))
     write_json(metrics, results)
     click.echo(f"{said}; {len(guesses)} rows in {submission}")
