@@ -1,7 +1,7 @@
 """From raw records to a packed split: checked, decoded, squared and written by all cores at once."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,8 @@ class Packed:
     places: list[str]
     labels: np.ndarray
     thumbnails: np.ndarray
-    keys: list[bytes]
-    ready: int  # of them were found in parts
+    keys: list[bytes] = field(default_factory=list)
+    ready: int = 0  # of them were found in parts
 
 
 def pack(

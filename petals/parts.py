@@ -70,7 +70,7 @@ def save_keys(folder: Path, keys: Sequence[bytes]) -> None:
 
 
 class Parts:
-    """All finished parts in a folder; a folder that is not there, or not given, holds none. `used` counts images.
+    """All finished parts in a folder; a folder that is not there, or not given, holds none.
 
     Raises PetalsError where one is not whole.
     """
@@ -78,7 +78,7 @@ class Parts:
     def __init__(self, folder: Path | None) -> None:
         self.shards: list[Shards] = []
         self.rows: dict[bytes, tuple[int, int]] = {}
-        self.used = 0
+        self.counts: list[int] = []  # appended to by several threads
         for path in sorted(folder.glob("[0-9]*-of-*")) if folder else []:
             try:
                 keys = np.load(path / "keys.npy")
@@ -92,10 +92,15 @@ class Parts:
             self.rows |= {each.tobytes(): (len(self.shards), row) for row, each in enumerate(keys)}
             self.shards.append(shards)
 
+    @property
+    def used(self) -> int:
+        """The number of images found until now."""
+        return sum(self.counts)
+
     def find(self, keys: Sequence[bytes]) -> np.ndarray | None:
         """The images (uint8, N × H × W × 3) that `keys` name, if one part has them all."""
         found = [self.rows.get(each) for each in keys]
         if not found or None in found or len({shards for shards, _ in found}) != 1:
             return None
-        self.used += len(found)
+        self.counts.append(len(found))
         return self.shards[found[0][0]].read([row for _, row in found])
