@@ -6,6 +6,7 @@ torchrun starts them and says in the environment who each is. Without it there i
 import atexit
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -228,6 +229,7 @@ def first_to_fail() -> bool:
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"petals/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
+        socket.create_connection(place, timeout=2).close()  # where this fails, the store would write pages about it
         return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=2)).add(key, 1) == 1
-    except RuntimeError:  # cut off from the machine that holds the list: then nobody else here will tell
+    except (OSError, RuntimeError):  # cut off from the machine that keeps the list: others cannot have told it here
         return True
