@@ -26,7 +26,8 @@ from petals.models import BATCH_NORMS, Classifier
 from petals.packed import PackedSplit
 from petals.predicting import BATCH, probabilities
 
-SECONDS = 60.0  # how long to wait for a process that says nothing, unless PETALS_TIMEOUT says otherwise
+SECONDS = 60.0  # how long a step waits for a process that says nothing, unless PETALS_TIMEOUT says otherwise
+MEETING = timedelta(minutes=10)  # before the first step: one machine may read its data much faster than another
 # As gloo, NCCL and torch's store put it where the other end is gone or silent.
 LOST = re.compile("gloo|NCCL|Connection (closed|reset)|Timed out|TCPStore|DistNetworkError|DistStoreError", re.I)
 ADDRESS = re.compile(r"\[?((?:\d{1,3}\.){3}\d{1,3})\]?")
@@ -53,14 +54,16 @@ def local_device(name: str) -> str:
 def join(device: torch.device) -> "Group":
     """Meet the other processes of this run; alone where torchrun did not start it, or started only one."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if size > 1 and not dist.is_initialized():
-        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost process is an error here, and no abort
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=float(os.environ.get("PETALS_TIMEOUT", SECONDS))))
+    if size == 1:
+        return Group(0, 1, device)
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost process is an error here, and no abort
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
         atexit.register(leave)
-    return Group(rank, size, device)
+    patience = timedelta(seconds=float(os.environ.get("PETALS_TIMEOUT", SECONDS)))
+    return Group(rank, size, device, dist.new_group(timeout=patience))
 
 
 def leave() -> None:
@@ -100,6 +103,7 @@ class Group:
     rank: int
     size: int
     device: torch.device
+    steps: dist.ProcessGroup | None = None  # for what happens in every step, where none should be waited for long
 
     @property
     def main(self) -> bool:
@@ -111,13 +115,15 @@ class Group:
         if self.size == 1:
             return net
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(net, devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            net, devices, process_group=self.steps, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
 
     def with_shared_statistics(self, net: nn.Module) -> nn.Module:
         """On GPUs, let batch norms that learn their statistics see the batches of all processes."""
         if self.size == 1 or self.device.type != "cuda":
             return net
-        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net, self.steps)
 
     def parts(self, count: int, accumulate: int) -> list[Part]:
         """The rows of a batch of `count` images that this process takes, in `accumulate` parts.
@@ -139,7 +145,7 @@ class Group:
         if self.size == 1:
             return loss, signal
         told = [torch.zeros(2, dtype=torch.float64) for _ in range(self.size)]
-        dist.all_gather(told, torch.tensor([loss, signal], dtype=torch.float64))
+        dist.all_gather(told, torch.tensor([loss, signal], dtype=torch.float64), group=self.steps)
         return sum(each[0].item() for each in told), int(max(each[1].item() for each in told))
 
     def average_statistics(self, net: nn.Module) -> None:
@@ -149,7 +155,7 @@ class Group:
             return
         buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
         flat = torch.cat(buffers)
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=self.steps)
         for buffer, mean in zip(buffers, (flat / self.size).split([len(each) for each in buffers]), strict=True):
             buffer.copy_(mean)
 
@@ -208,7 +214,7 @@ class Group:
         whole = np.zeros((len(split), len(split.classes)), np.float32)
         for number, start in enumerate(starts):
             whole[start : start + BATCH] = mine[number * BATCH : (number + 1) * BATCH]
-        dist.all_reduce(torch.from_numpy(whole))
+        dist.all_reduce(torch.from_numpy(whole), group=self.steps)
         return whole
 
 

@@ -96,7 +96,7 @@ def test_what_parts_hold_is_not_decoded_again(tmp_path: Path, monkeypatch: pytes
     assert len(decoded) == 13 - joined.ready and joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]
     assert count >= joined.ready
 
-    other = pack(raw, "train", tmp_path / "small", SIZE // 2, 1, parts=parts_of(tmp_path / "out"))
+    other = pack(raw, "train", tmp_path / "large", 2 * SIZE, 1, parts=parts_of(tmp_path / "out"))
     assert other.ready == 0, "parts of another size are not these images"
 
 
