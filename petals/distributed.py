@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,7 @@ class Part:
     """Some rows of the batch of a step, which go through the network at once."""
 
     rows: slice
+    here: slice  # the same, counted from the first of this process
     count: int  # images in the batch
     last: bool  # of those that this process takes, one after the other
 
@@ -137,8 +139,15 @@ class Group:
                 " lower accumulate, or raise batch_size"
             )
         bounds = [count * piece // pieces for piece in range(pieces + 1)]
-        mine = range(self.rank * accumulate, (self.rank + 1) * accumulate)
-        return [Part(slice(bounds[each], bounds[each + 1]), count, each == mine[-1]) for each in mine]
+        first, end = self.rank * accumulate, (self.rank + 1) * accumulate
+        return [
+            Part(slice(start, stop), slice(start - bounds[first], stop - bounds[first]), count, stop == bounds[end])
+            for start, stop in pairwise(bounds[first : end + 1])
+        ]
+
+    def share(self, count: int) -> slice:
+        """The rows of a batch of `count` images that this process takes."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def agree(self, loss: float, signal: int) -> tuple[float, int]:
         """The sum of all processes' losses, and the signal that one of them received, or 0."""

@@ -1,4 +1,4 @@
-"""Chance in a network that sees a part of a batch: it draws for all images, and keeps what belongs to its own."""
+"""Chance where a part of a batch is computed: drawn for all images, of which those concerned keep theirs."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class DrawsOfWholeBatch(TorchFunctionMode):
     """While active, a network that sees `rows` of a batch of `count` images draws as if it saw the batch.
 
     So dropout and stochastic depth hit an image alike, whoever computes it. The first dimension of whatever draws must
-    be the images; any other source of chance is refused with RuntimeError.
+    be the images; any other source of chance is refused with RuntimeError. Kornia's augmentations draw so as well.
     """
 
     REFUSED = frozenset(
@@ -25,9 +25,10 @@ class DrawsOfWholeBatch(TorchFunctionMode):
         for name in names.split()
     )
 
-    def __init__(self, rows: slice, count: int) -> None:
+    def __init__(self, rows: slice | Tensor, count: int) -> None:
         super().__init__()
         self.rows, self.count = rows, count
+        self.here = len(rows) if isinstance(rows, Tensor) else len(range(count)[rows])
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -50,6 +51,6 @@ class DrawsOfWholeBatch(TorchFunctionMode):
 
     def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape that this part's `shape` has for the batch."""
-        if shape[0] != self.rows.stop - self.rows.start:
+        if shape[0] != self.here:
             raise RuntimeError(f"a network drew numbers of shape {tuple(shape)}, which are not one row an image")
         return (self.count, *shape[1:])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from petals import checkpoint, distributed, models
-from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals.augmentation import BatchAugmentation, view_policy
 from petals.calibration import fit_temperature
 from petals.curves import Curves
 from petals.devices import autocast, describe, set_up
@@ -102,13 +102,13 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
 
                 torch.manual_seed(seed_for(params.seed, "step", step))
                 images, labels = (each.to(device) for each in data.read(rows, epoch))
-                images, targets = augment(to_floats(images), labels)
+                images, targets = augment.of_rows(group.share(len(rows)), images, labels)
                 optimizer.zero_grad()
                 loss = 0.0
                 for part in group.parts(len(rows), params.accumulate):
                     with part.taken_by(learner, device):
                         with autocast(device, params.precision):
-                            share = part.weight * criterion(learner(images[part.rows]), targets[part.rows])
+                            share = part.weight * criterion(learner(images[part.here]), targets[part.here])
                         (group.size * share).backward()  # as the mean over all processes is taken of the gradients
                     loss = loss + share.detach()
                 norm = nn.utils.clip_grad_norm_(net.parameters(), params.clip_norm)
