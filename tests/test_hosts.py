@@ -47,10 +47,11 @@ def test_a_host_that_is_cut_off_ends_the_run_and_the_next_goes_on(tmp_path: Path
 
     runs = []
     for number, (name, folder) in enumerate(zip(hosts, (tmp_path, other), strict=True)):
-        place = ["--nnodes=2", f"--node-rank={number}", "--master-addr=10.77.0.1", "--master-port=29500"]
+        here = {"PET_NNODES": "2", "PET_NODE_RANK": str(number), "PET_NPROC_PER_NODE": "1"}
+        there = {"PET_MASTER_ADDR": "10.77.0.1", "PET_MASTER_PORT": "29500"}
         wire = {"GLOO_SOCKET_IFNAME": f"wire{number}", "PETALS_TIMEOUT": str(PATIENCE)}
-        command = ["ip", "netns", "exec", name, *torchrun("--nproc-per-node=1", *place, "-m", "stages.train"), *TRAIN]
-        runs.append(start(command, folder, **wire))
+        command = ["ip", "netns", "exec", name, *torchrun("-m", "stages.train"), *TRAIN]
+        runs.append(start(command, folder, **here, **there, **wire))
     try:
         assert runs[0].stdout.readline().startswith("epoch 1/1000")
         ip("-n", hosts[0], "link", "set", "wire0", "down")
