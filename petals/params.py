@@ -40,7 +40,7 @@ def plain_path(path: str) -> str:
 def launcher(command: str) -> str:
     # dvc.yaml puts the name of a stage after it, and a shell runs that.
     if not re.fullmatch(r"[\w./:=,@+ -]*(?<!\S)-m", command, re.ASCII):
-        raise ValueError('should be a command that ends in -m, such as "torchrun --nproc-per-node=2 -m"')
+        raise ValueError('should be a command that ends in -m, such as "torchrun --nproc-per-node 2 -m"')
     return command
 
 
