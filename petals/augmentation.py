@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from petals.draws import DrawsOfWholeBatch
 from petals.seeding import seed_for
 
 DRAWS_PER_VIEW = 64
@@ -124,17 +125,59 @@ class BatchAugmentation:
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes)."""
         images = self.image_steps(images)
+        mix = self.draw_mix()
+        if not mix:
+            return images, self.one_hot(labels)
+        images, mixed = mix(images, labels)
+        return images, self.targets(mix, mixed)
+
+    def of_rows(self, rows: slice, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What a call gives of `rows` of the batch, from uint8 N × H × W × 3, for the work of these rows alone.
+
+        The random numbers are drawn for all N, and a mixed image has its partner prepared as well.
+        """
+        count, (start, stop, _) = len(images), rows.indices(len(images))
+        if stop - start == count:
+            return self(to_floats(images), labels)
+        own, before = torch.arange(start, stop), torch.get_rng_state()
+        ours = self.prepared(images, own)
+        mix = self.draw_mix()
+        if not mix:
+            return ours, self.one_hot(labels[own])
+
+        drawn = mix.forward_parameters(torch.Size((count, *ours.shape[1:])))
+        pairs = drawn["mixup_pairs"] if mix is self.mixup else drawn["mix_pairs"][0]
+        after = torch.get_rng_state()
+        torch.set_rng_state(before)
+        theirs = self.prepared(images, pairs[own])
+        torch.set_rng_state(after)
+        # As one batch in which image n is mixed with its partner n places on.
+        swapped = torch.arange(2 * len(own)).roll(len(own))
+        drawn["batch_prob"] = drawn["batch_prob"][own].repeat(2)
+        if mix is self.mixup:
+            drawn |= {"mixup_pairs": swapped, "mixup_lambdas": drawn["mixup_lambdas"][own].repeat(2)}
+        else:
+            drawn |= {"mix_pairs": swapped[None], "crop_src": drawn["crop_src"][:, own].repeat(1, 2, 1, 1)}
+        both, mixed = mix(torch.cat([ours, theirs]), labels[torch.cat([own, pairs[own]])], params=drawn)
+        return both[: len(own)], self.targets(mix, mixed)[: len(own)]
+
+    def prepared(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The images at `rows` after flip, erasing and policy, drawn as for the whole batch."""
+        with DrawsOfWholeBatch(rows, len(images)):
+            return self.image_steps(to_floats(images[rows]))
+
+    def draw_mix(self) -> nn.Module | None:
         chance = float(torch.rand(()))
         if chance < self.mixup_share:
-            images, mixed = self.mixup(images, labels)
-        elif chance < self.mixup_share + self.cutmix_share:
-            images, mixed = self.cutmix(images, labels)
+            return self.mixup
+        return self.cutmix if chance < self.mixup_share + self.cutmix_share else None
+
+    def targets(self, mix: nn.Module, mixed: Tensor) -> Tensor:
+        if mix is self.cutmix:
             mixed = mixed[0]
             mixed[:, 2] = 1 - mixed[:, 2]  # Kornia's mixup gives the other's share, its cutmix one's own
-        else:
-            return images, self.one_hot(labels)
         own, other, share = self.one_hot(mixed[:, 0].long()), self.one_hot(mixed[:, 1].long()), mixed[:, 2:]
-        return images, (1 - share) * own + share * other
+        return (1 - share) * own + share * other
 
     def one_hot(self, labels: Tensor) -> Tensor:
         return nn.functional.one_hot(labels, self.classes).float()

@@ -5,12 +5,13 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
@@ -54,14 +55,20 @@ def is_ours(path: Path) -> bool:
 class Checkpoint:
     """The state of a training run on disk: weights, averaged weights, optimiser, and `progress`.
 
-    `progress` is plain JSON, with the number of `step`s done of all `steps`.
+    `progress` is plain JSON, with the number of `step`s done of all `steps`. Only with `keeps` is there a file: of
+    several processes one has it.
     """
 
     def __init__(
-        self, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, average: "AveragedWeights"
+        self,
+        key: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: "AveragedWeights",
+        keeps: bool = True,
     ) -> None:
         self.path = STATE / f"train-{key}.safetensors"
-        self.model, self.optimizer, self.average = model, optimizer, average
+        self.model, self.optimizer, self.average, self.keeps = model, optimizer, average, keeps
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -73,6 +80,8 @@ class Checkpoint:
 
         Raises PetalsError, and keeps the former, where a number in it is not finite.
         """
+        if not self.keeps:
+            return
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"average.{number}": tensor for number, tensor in enumerate(self.average.average)}
         for number, slots in self.optimizer.state_dict()["state"].items():
@@ -88,22 +97,21 @@ class Checkpoint:
 
     def finish(self, progress: dict, model: Path) -> None:
         """Note what the run has made of `model`: it is taken up again only until dvc.lock names that."""
+        if not self.keeps:
+            return
         with model.open("rb") as file:
             self.save(progress | {"md5": hashlib.file_digest(file, "md5").hexdigest()})
 
-    def load(self) -> dict | None:
+    def load(self, tell: Callable[[bytes], bytes] = bytes) -> dict | None:
         """Put the saved state back and give its `progress`; None where there is nothing to go on from.
 
         A finished run whose model dvc.lock names is nothing to go on from: who runs it again wants it run.
+        `tell` gives what the process that keeps the file has read to those that do not.
         """
-        try:
-            with safe_open(self.path, "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                if "md5" in progress and LOCK.is_file() and progress["md5"] in LOCK.read_text(encoding="utf-8"):
-                    return None
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (FileNotFoundError, SafetensorError):
+        content = tell(self.content() if self.keeps else b"")
+        if not content:
             return None
+        state, progress = parse_safetensors(content), progress_in(content)
         own = self.model.state_dict()
         self.model.load_state_dict({name: state[f"model.{name}"] for name in own})
         for number, tensor in enumerate(self.average.average):
@@ -115,6 +123,22 @@ class Checkpoint:
                 slots.setdefault(int(number), {})[slot] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         return progress
+
+    def content(self) -> bytes:
+        """The file to go on from; empty where there is none, or not a whole one."""
+        try:
+            with safe_open(self.path, "pt"):
+                content = self.path.read_bytes()
+        except (FileNotFoundError, SafetensorError):
+            return b""
+        done = progress_in(content).get("md5")
+        return b"" if done and LOCK.is_file() and done in LOCK.read_text(encoding="utf-8") else content
+
+
+def progress_in(content: bytes) -> dict:
+    """What `Checkpoint.save` noted in the header of the file, which is JSON after its length in eight bytes."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["progress"])
 
 
 def discard_finished() -> None:

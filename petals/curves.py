@@ -14,13 +14,18 @@ SCRATCH = STATE / "live"
 class Curves:
     """Logs values by epoch; `history` (one nested dict an epoch, those of a resumed run first) grows with them.
 
-    On leaving without an error, `metrics` is the JSON with the last training loss, `curves` a folder of TSV files.
+    Only with `keeps` are there files: of several processes one has them. On leaving without an error, `metrics` is
+    the JSON with the last training loss, `curves` a folder of TSV files.
     """
 
-    def __init__(self, metrics: Path, curves: Path, history: list[dict[str, dict[str, float]]]) -> None:
-        self.metrics, self.curves, self.history = metrics, curves, history
+    def __init__(
+        self, metrics: Path, curves: Path, history: list[dict[str, dict[str, float]]], keeps: bool = True
+    ) -> None:
+        self.metrics, self.curves, self.history, self.keeps = metrics, curves, history, keeps
 
     def __enter__(self) -> "Curves":
+        if not self.keeps:
+            return self
         remove(SCRATCH)
         # DVC already knows the run: Live must not write a dvc.yaml, an experiment or a report of its own.
         self.live = Live(str(SCRATCH), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
@@ -36,12 +41,16 @@ class Curves:
         self.log(values)
 
     def log(self, values: dict[str, dict[str, float]]) -> None:
+        if not self.keeps:
+            return
         for group, named in values.items():
             for name, value in named.items():
                 self.live.log_metric(f"{group}/{name}", value)
         self.live.next_step()
 
     def __exit__(self, kind, error, traceback) -> None:
+        if not self.keeps:
+            return
         self.live.end()
         if kind is None:
             # The rest of DVCLive's summary is evaluate's to say, or no score.

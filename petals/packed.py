@@ -101,9 +101,9 @@ class PackedSplit:
                 f"{model}: made for {image_size} px, {self.folder} is {self.image_size}; run dvc repro train"
             )
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """The images in order, `size` at a time, as uint8 N × H × W × 3."""
-        for start in range(0, self.count, size):
+    def batches(self, size: int, first: int = 0, every: int = 1) -> Iterator[np.ndarray]:
+        """The images in order, `size` at a time, as uint8 N × H × W × 3; of these batches `first` and `every` next."""
+        for start in range(first * size, self.count, every * size):
             yield self.images.read(np.arange(start, min(start + size, self.count)))
 
 

@@ -1,26 +1,29 @@
 """From raw records to a packed split: checked, decoded, squared and written by all cores at once."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from petals.duplicates import thumbnail
+from petals.files import replacing
 from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
 from petals.parallel import in_order
+from petals.parts import Part, Parts, key, save_keys
 from petals.rawdata import Dataset, Source
 
 
 @dataclass(frozen=True)
 class Job:
-    """One source of a split and the rows that its images go to."""
+    """One source of a split, the rows that its images go to, and where some of them may be ready."""
 
     source: Source
     folder: Path
     start: int
     image_size: int
+    parts: Path | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Packed:
     places: list[str]
     labels: np.ndarray
     thumbnails: np.ndarray
+    keys: list[bytes] = field(default_factory=list)
+    ready: int = 0  # of them were found in parts
 
 
 def pack(
@@ -40,36 +45,71 @@ def pack(
     image_size: int,
     workers: int | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    parts: Path | None = None,
 ) -> Packed:
     """Write `split` of `dataset` to `folder`; raises PetalsError at the first record that is at fault.
 
-    The bytes are the same for any number of workers: each source knows the rows it fills.
+    The bytes are the same for any number of workers: each source knows the rows it fills. Images that are ready in
+    the folder `parts` are not decoded again.
     """
-    sources = dataset.splits[split]
-    starts = np.cumsum([0, *(source.count for source in sources)])
-    folder.mkdir(parents=True)
-    create_shards(folder, int(starts[-1]), image_size)
-    jobs = [Job(source, folder, int(start), image_size) for source, start in zip(sources, starts[:-1], strict=True)]
-    parts = list(progress(in_order(pack_source, jobs, workers)))
-    packed = Packed(
-        ids=[each for part in parts for each in part.ids],
-        places=[each for part in parts for each in part.places],
-        labels=np.concatenate([part.labels for part in parts] or [np.empty(0, np.int64)]),
-        thumbnails=np.concatenate([part.thumbnails for part in parts] or [np.empty((0, 16, 16, 3), np.uint8)]),
-    )
+    packed = pack_sources(dataset.splits[split], folder, image_size, workers, progress, parts)
     meta = {"classes": dataset.classes, "image_size": image_size, "split": split, "source": dataset.layout}
     write_labels(folder, packed.labels, packed.ids, **meta)
     return packed
 
 
+def pack_part(
+    dataset: Dataset,
+    part: Part,
+    output: Path,
+    image_size: int,
+    workers: int | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> int:
+    """Write the images of `part` of all splits, for `pack` to find them; gives their number."""
+    sources = part.share([source for split in dataset.splits.values() for source in split])
+    with replacing(part.folder(output)) as folder:
+        packed = pack_sources(sources, folder, image_size, workers, progress)
+        save_keys(folder, packed.keys)
+    return len(packed.keys)
+
+
+def pack_sources(
+    sources: Sequence[Source],
+    folder: Path,
+    image_size: int,
+    workers: int | None,
+    progress: Callable[[Iterable], Iterable],
+    parts: Path | None = None,
+) -> Packed:
+    """Write the images of `sources` to `folder`, one after the other."""
+    starts = np.cumsum([0, *(source.count for source in sources)])
+    folder.mkdir(parents=True)
+    create_shards(folder, int(starts[-1]), image_size)
+    places = zip(sources, starts[:-1], strict=True)
+    jobs = [Job(source, folder, int(start), image_size, parts) for source, start in places]
+    done = list(progress(in_order(pack_source, jobs, workers)))
+    return Packed(
+        ids=[each for packed in done for each in packed.ids],
+        places=[each for packed in done for each in packed.places],
+        labels=np.concatenate([packed.labels for packed in done] or [np.empty(0, np.int64)]),
+        thumbnails=np.concatenate([packed.thumbnails for packed in done] or [np.empty((0, 16, 16, 3), np.uint8)]),
+        keys=[each for packed in done for each in packed.keys],
+        ready=sum(packed.ready for packed in done),
+    )
+
+
 def pack_source(job: Job) -> Packed:
-    shards = Shards(job.folder, "r+")
-    ids, places, labels, thumbnails = [], [], [], []
+    shards, ready = Shards(job.folder, "r+"), Parts(job.parts)
+    ids, places, labels, thumbnails, keys = [], [], [], [], []
     for row, record in enumerate(job.source.records(), job.start):
-        image = square(decode(record.data, record.where), job.image_size)
+        keys.append(key(record.data, job.image_size))
+        found = ready.find(keys[-1:])
+        image = square(decode(record.data, record.where), job.image_size) if found is None else found[0]
         shards.write(row, image[None])
         ids.append(record.id)
         places.append(record.where)
         labels.append(record.label)
         thumbnails.append(thumbnail(image))
-    return Packed(ids, places, np.asarray(labels, np.int64), np.asarray(thumbnails, np.uint8).reshape(-1, 16, 16, 3))
+    thumbnails = np.asarray(thumbnails, np.uint8).reshape(-1, 16, 16, 3)
+    return Packed(ids, places, np.asarray(labels, np.int64), thumbnails, keys, ready.used)

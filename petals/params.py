@@ -37,6 +37,13 @@ def plain_path(path: str) -> str:
     return path
 
 
+def launcher(command: str) -> str:
+    # dvc.yaml puts the name of a stage after it, and a shell runs that.
+    if not re.fullmatch(r"[\w./:=,@+ -]*(?<!\S)-m", command, re.ASCII):
+        raise ValueError('should be a command that ends in -m, such as "torchrun --nproc-per-node 2 -m"')
+    return command
+
+
 def weights_to_start_from(value: object) -> object:
     # dvc.yaml names data/weights/${pretrained} as an input, so that a run depends on the file it uses and no other.
     if not isinstance(value, bool) and not re.fullmatch(r"[\w.+-]+\.safetensors", str(value), re.ASCII):
@@ -57,9 +64,10 @@ class StageParams(BaseModel):
 
 
 class PipelineParams(StageParams):
-    """Read by dvc.yaml itself, which hands it to prepare."""
+    """Read by dvc.yaml itself, which makes commands of them."""
 
     data: Annotated[str, AfterValidator(plain_path)]
+    launch: Annotated[str, AfterValidator(launcher)]
 
 
 class PrepareParams(StageParams):
@@ -88,6 +96,7 @@ class TrainParams(StageParams):
     epochs: Count
     min_steps: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]  # the batch norm of one image is not defined
+    accumulate: Count
     train_size: Annotated[float, Field(gt=0, le=1)]
     frozen: Share
     freeze_stats: bool

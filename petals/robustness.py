@@ -27,9 +27,10 @@ class CorruptedSplit(PackedSplit):
         super().__init__(folder)
         self.corruption, self.severity = corruption, severity
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        for number, images in enumerate(super().batches(size)):
-            ids = self.ids[number * size : (number + 1) * size]
+    def batches(self, size: int, first: int = 0, every: int = 1) -> Iterator[np.ndarray]:
+        for number, images in enumerate(super().batches(size, first, every)):
+            start = (first + number * every) * size
+            ids = self.ids[start : start + size]
             yield corrupt(images, ids, self.corruption, self.severity)
 
 

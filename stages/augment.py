@@ -1,5 +1,6 @@
 """augment: render views of the training images ahead of training, once for many experiments."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,8 +13,10 @@ from petals.files import replacing
 from petals.packed import PackedSplit, Shards, create_shards
 from petals.parallel import in_threads
 from petals.params import AugmentParams, load_params
+from petals.parts import Part, Parts, key, parts_of, save_keys
 from petals.tables import write_json
 from stages.cli import progress, stage
+from stages.dividing import part_option
 
 CHUNK = 64  # images at a time; part of the result, since Kornia's last bits may depend on the batch
 
@@ -23,7 +26,8 @@ CHUNK = 64  # images at a time; part of the result, since Kornia's last bits may
 @click.argument("augmented", type=click.Path(path_type=Path))
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option("--workers", type=click.IntRange(1), help="Threads; one a core if not given.")
-def main(prepared: Path, augmented: Path, picture: Path, workers: int | None) -> None:
+@part_option()
+def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, part: Part | None) -> None:
     """Render views of the training images in PREPARED into AUGMENTED, and show some in PICTURE (PNG).
 
     With `views: 0` AUGMENTED only says which policy train is to apply anew every epoch.
@@ -32,25 +36,53 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None) ->
     torch.set_num_threads(1)  # the threads below each take a chunk
     split = PackedSplit(prepared)
     knobs = {knob: getattr(params, knob) for knob in POLICY_KNOBS}
+    chunks = Chunks(split, knobs, params.seed, Parts(None if part else parts_of(augmented)))
+    jobs = [(start, view) for view in range(params.views) for start in range(0, len(split), CHUNK)]
+    jobs = part.share(jobs) if part else jobs
 
-    def render(start: int, view: int) -> np.ndarray:
-        rows = np.arange(start, min(start + CHUNK, len(split)))
-        ids = [split.ids[row] for row in rows]
-        policy = view_policy(knobs, split.image_size)  # its own: Kornia keeps its last draw in it
-        return render_views(split.images.read(rows), ids, view, params.seed, policy)
-
-    with replacing(augmented) as folder:
+    with replacing(part.folder(augmented) if part else augmented) as folder:
         folder.mkdir()
-        create_shards(folder, params.views * len(split), split.image_size)
-        shards = Shards(folder, "r+")
-        jobs = [(start, view) for view in range(params.views) for start in range(0, len(split), CHUNK)]
-        rendered = in_threads(lambda job: (job, render(*job)), jobs, workers)
-        for (start, view), images in progress(rendered, "views", "chunk", len(jobs)):
-            shards.write(view * len(split) + start, images)
-        write_json(folder / "meta.json", {"views": params.views, "policy": knobs})
-    click.echo(f"{params.views} views of {len(split)} images")
+        create_shards(folder, sum(len(chunks.rows(start)) for start, _ in jobs), split.image_size)
+        shards, place = Shards(folder, "r+"), 0
+        for images in progress(in_threads(lambda job: chunks.view(*job), jobs, workers), "views", "chunk", len(jobs)):
+            shards.write(place, images)
+            place += len(images)
+        if part:
+            save_keys(folder, [each for job in jobs for each in chunks.keys(*job)])
+        else:
+            write_json(folder / "meta.json", {"views": params.views, "policy": knobs})
+    if part:
+        click.echo(f"{part.folder(augmented)}: {place} images")
+        return
+    ready = f", {chunks.parts.used} of them from {parts_of(augmented)}" if chunks.parts.used else ""
+    click.echo(f"{params.views} views of {len(split)} images{ready}")
+    draw(split, chunks.render, max(params.views, 1), picture)
 
-    draw(split, render, max(params.views, 1), picture)
+
+class Chunks:
+    """The images of a split, a few at a time, and their views: rendered, or ready in `parts`."""
+
+    def __init__(self, split: PackedSplit, knobs: Mapping[str, float], seed: int, parts: Parts) -> None:
+        self.split, self.knobs, self.seed, self.parts = split, knobs, seed, parts
+
+    def rows(self, start: int) -> np.ndarray:
+        return np.arange(start, min(start + CHUNK, len(self.split)))
+
+    def view(self, start: int, view: int) -> np.ndarray:
+        ready = self.parts.find(self.keys(start, view)) if self.parts.shards else None
+        return self.render(start, view) if ready is None else ready
+
+    def render(self, start: int, view: int) -> np.ndarray:
+        rows = self.rows(start)
+        ids = [self.split.ids[row] for row in rows]
+        policy = view_policy(self.knobs, self.split.image_size)  # its own: Kornia keeps its last draw in it
+        return render_views(self.split.images.read(rows), ids, view, self.seed, policy)
+
+    def keys(self, start: int, view: int) -> list[bytes]:
+        rows = self.rows(start)
+        ids = [self.split.ids[row] for row in rows]
+        chunk = key(self.split.images.read(rows).tobytes(), ids, view, self.seed, self.knobs)
+        return [key(chunk, number) for number in range(len(rows))]
 
 
 def draw(split: PackedSplit, render, views: int, picture: Path) -> None:

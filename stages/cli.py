@@ -1,11 +1,12 @@
 """What the five stages share on the command line: how they stop, what they show, what --help says."""
 
 import errno
+import os
 import re
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import click
 from filelock import FileLock, Timeout
@@ -15,36 +16,63 @@ from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import StageParams
 
+# torchrun numbers the processes of a run: the first speaks, writes, and keeps other stages out of the folder.
+PROCESSES, MAIN = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("RANK", "0") == "0"
 # As Python, torch on a GPU, and torch on a processor put it.
 OUT_OF_MEMORY = re.compile("MemoryError|OutOfMemory|out of memory|not enough memory|can't allocate memory")
 
 
 class StageCommand(click.Command):
-    """A command whose faults are one line: exit code 1 for bad input, 130 and 143 when it is told to stop."""
+    """A command whose faults are one line: exit code 1 for bad input, 130 and 143 when it is told to stop.
+
+    Of several processes the first one at fault says it.
+    """
+
+    several = False  # whether torchrun may start it in several processes
 
     def invoke(self, context: click.Context) -> object:
         signal.signal(signal.SIGTERM, stop)
         try:
-            with alone():
+            if PROCESSES > 1 and not self.several:
+                raise PetalsError(f"{context.command_path} runs in one process; on several machines with --part")
+            with alone() if MAIN else silent():
                 return super().invoke(context)
         except PetalsError as error:
-            raise click.ClickException(str(error)) from None
+            raise failure(str(error)) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             what = "the disk is full; make room, then dvc repro" if full else error.strerror or error
-            raise click.ClickException(f"{where}{what}") from None
+            raise failure(f"{where}{what}") from None
         except BrokenExecutor:
-            raise click.ClickException(
+            raise failure(
                 "a worker process was killed, most likely for want of memory; --workers 1 needs the least"
             ) from None
         except (MemoryError, RuntimeError) as error:
-            if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
-                raise
-            raise click.ClickException("out of memory; lower batch_size, image_size or the model") from None
+            if OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+                raise failure("out of memory; lower batch_size, image_size or the model") from None
+            if PROCESSES > 1 and (lost := other_processes().lost(error)):
+                raise failure(lost) from None
+            raise
         except KeyboardInterrupt:
-            click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
+            if not told_by_another():
+                click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
             context.exit(130)
+
+
+def failure(message: str) -> Exception:
+    """What ends this process with exit code 1, and says `message` unless another process has told why the run ends."""
+    return click.exceptions.Exit(1) if told_by_another() else click.ClickException(message)
+
+
+def told_by_another() -> bool:
+    return PROCESSES > 1 and not other_processes().first_to_fail()
+
+
+def other_processes():
+    from petals import distributed  # loads torch, which not every stage needs
+
+    return distributed
 
 
 @contextmanager
@@ -63,8 +91,16 @@ def alone() -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Run without a word on standard output."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
 def stop(signum: int, frame: object) -> None:
-    click.echo("stopped by SIGTERM; dvc repro goes on from here", err=True)
+    if not told_by_another():
+        click.echo("stopped by SIGTERM; dvc repro goes on from here", err=True)
     raise SystemExit(128 + signum)
 
 
@@ -81,23 +117,29 @@ class Interrupt:
     def request(self, signum: int, frame: object) -> None:
         self.requested = signum
 
-    def leave(self) -> None:
-        """End the process with 130 or 143, as shells expect, if a signal came."""
-        if self.requested:
-            name = signal.Signals(self.requested).name
-            click.echo(f"stopped by {name} with a checkpoint; dvc repro goes on from it", err=True)
-            raise SystemExit(128 + self.requested)
+    def leave(self, signum: int) -> None:
+        """End the process with 130 or 143, as shells expect, if `signum` is a signal that came, and not 0."""
+        if signum:
+            name = signal.Signals(signum).name
+            if MAIN:
+                click.echo(f"stopped by {name} with a checkpoint; dvc repro goes on from it", err=True)
+            raise SystemExit(128 + signum)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
         for each, handler in self.former.items():
-            signal.signal(each, handler)
+            # Where one of several processes fails, torchrun ends the others: they are about to say why.
+            signal.signal(each, signal.SIG_IGN if kind and PROCESSES > 1 else handler)
 
 
-def stage(params: type[StageParams]):
-    """Make a function the command of a stage; --help ends with the knobs that the stage reads."""
-    return click.command(cls=StageCommand, epilog="Reads from params.yaml: " + ", ".join(params.model_fields) + ".")
+def stage(params: type[StageParams], several: bool = False):
+    """Make a function the command of a stage; --help ends with the knobs that the stage reads.
+
+    `several` says that torchrun may start it in several processes.
+    """
+    kind = type("Stage", (StageCommand,), {"several": several})
+    return click.command(cls=kind, epilog="Reads from params.yaml: " + ", ".join(params.model_fields) + ".")
 
 
 def progress(items: Iterable, description: str, unit: str, total: int | None = None) -> Iterable:
     """A bar on a terminal, nothing in a log."""
-    return tqdm(items, desc=description, unit=unit, total=total, disable=None, leave=False)
+    return tqdm(items, desc=description, unit=unit, total=total, disable=None if MAIN else True, leave=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from petals import checkpoint, pictures
+from petals import checkpoint, distributed, pictures
 from petals.calibration import cross_fitted, rescale
 from petals.devices import set_up
 from petals.drift import Reference
@@ -13,7 +13,6 @@ from petals.files import write_text
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import EvaluateParams, load_params
-from petals.predicting import BATCH, answers
 from petals.robustness import curves, measure, summarise
 from petals.scores import calibration_bins, class_table, score
 from petals.tables import write_csv, write_json
@@ -25,7 +24,7 @@ CALIBRATION = ("scaling", "confidence", "accuracy", "images")
 ROBUSTNESS = ("corruption", "severity", "macro_f1")
 
 
-@stage(EvaluateParams)
+@stage(EvaluateParams, several=True)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("val", type=click.Path(path_type=Path))
 @click.argument("test", type=click.Path(path_type=Path))
@@ -45,32 +44,38 @@ def main(
     images in use can be compared with it for drift.
 
     A model that has learnt from VAL too (`final: true`) is not scored: METRICS says so, and PLOTS are empty.
+
+    Started by torchrun in several processes, these divide the images, and the first of them writes.
     """
     params = load_params(EvaluateParams)
-    device = set_up(params.device, params.threads)
-    checkpoint.discard_finished()
-    net, info = weights.load(model)
+    device = set_up(distributed.local_device(params.device), params.threads)
+    group = distributed.join(device)
+    if group.main:
+        checkpoint.discard_finished()
+    with group.borrowed(model, model.with_suffix(".json")) as (weights_file, _):
+        net, info = weights.load(weights_file)
     net = net.to(device)
     classes = info["classes"]
 
     def ask(split: PackedSplit, name: str) -> tuple[np.ndarray, np.ndarray]:
         split.check(model, classes, info["image_size"])
-        total = -(-len(split) // BATCH)
-        return answers(
-            net, split.batches(BATCH), device, len(classes), lambda each: progress(each, name, "batch", total)
-        )
+        return group.answers(net, split, lambda batches, total: progress(batches, name, "batch", total))
 
     def predict(split: PackedSplit, name: str) -> np.ndarray:
         return ask(split, name)[0]
 
-    validation = PackedSplit(val)
+    validation, unlabelled = PackedSplit(val), PackedSplit(test)
     scores, features = ask(validation, "val")
+    trials = [] if info["final"] else measure(val, params.robustness, predict)
+    guesses = predict(unlabelled, "test").argmax(1)
+    if not group.main:
+        return
+
     if info["final"]:
-        results, trials = leave_empty(plots), []
+        results = leave_empty(plots)
         said = f"final: the model has learnt from {val} too, so it scores nothing unseen and there is no macro F1"
     else:
         results = assess(validation, scores, info["temperature"], plots)
-        trials = measure(val, params.robustness, predict)
         said = f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(validation)} images"
 
     drift = summarise(trials)
@@ -83,8 +88,6 @@ def main(
             f" worst {worst['mean_macro_f1']:.4f} ({worst['corruption']})"
         )
 
-    unlabelled = PackedSplit(test)
-    guesses = predict(unlabelled, "test").argmax(1)
     write_csv(submission, ["id", "label"], zip(unlabelled.ids, guesses, strict=True))
     write_text(reference, Reference.of(scores, features).to_json())
     write_json(metrics, results)

@@ -11,11 +11,13 @@ from petals.dataset import SPLITS
 from petals.errors import PetalsError
 from petals.files import replacing
 from petals.packed import append, keep_rows
-from petals.packing import pack
+from petals.packing import pack, pack_part
 from petals.params import PrepareParams, load_params
+from petals.parts import Part, parts_of
 from petals.rawdata import check_ids, open_dataset
 from petals.tables import write_csv, write_json
 from stages.cli import progress, stage
+from stages.dividing import part_option
 
 PAIR_COLUMNS = ("split_a", "id_a", "split_b", "id_b", "correlation")
 
@@ -27,7 +29,16 @@ PAIR_COLUMNS = ("split_a", "id_a", "split_b", "id_b", "correlation")
 @click.argument("classes_csv", type=click.Path(path_type=Path))
 @click.argument("duplicates_csv", type=click.Path(path_type=Path))
 @click.option("--workers", type=click.IntRange(1), help="Worker processes; all cores if not given.")
-def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_csv: Path, workers: int | None) -> None:
+@part_option()
+def main(
+    data: Path,
+    prepared: Path,
+    card: Path,
+    classes_csv: Path,
+    duplicates_csv: Path,
+    workers: int | None,
+    part: Part | None,
+) -> None:
     """Pack the photographs of DATA into PREPARED/train, val and test.
 
     DATA is Kaggle's TFRecord layout or one folder a class. CARD (JSON) receives the data card, CLASSES_CSV
@@ -39,12 +50,19 @@ def main(data: Path, prepared: Path, card: Path, classes_csv: Path, duplicates_c
     for note in dataset.notes:
         click.echo(note)
 
+    if part:
+        show = partial(progress, description=f"part {part.number} of {part.of}", unit="part")
+        count = pack_part(dataset, part, prepared, params.image_size, workers, show)
+        click.echo(f"{part.folder(prepared)}: {count} images")
+        return
+
     with replacing(prepared) as folder:
         packed = {}
         for split in SPLITS:
             show = partial(progress, description=split, unit="part", total=len(dataset.splits[split]))
-            packed[split] = pack(dataset, split, folder / split, params.image_size, workers, show)
-            click.echo(f"{split}: {len(packed[split].ids)} images")
+            packed[split] = pack(dataset, split, folder / split, params.image_size, workers, show, parts_of(prepared))
+            ready = f", {packed[split].ready} of them from {parts_of(prepared)}" if packed[split].ready else ""
+            click.echo(f"{split}: {len(packed[split].ids)} images{ready}")
         check_ids([each for split in packed.values() for each in zip(split.ids, split.places, strict=True)])
 
         pairs = find_duplicates(packed)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from petals import checkpoint, models
-from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals import checkpoint, distributed, models
+from petals.augmentation import BatchAugmentation, view_policy
 from petals.calibration import fit_temperature
 from petals.curves import Curves
 from petals.devices import autocast, describe, set_up
@@ -18,14 +18,13 @@ from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
-from petals.predicting import BATCH, probabilities
 from petals.scores import macro_f1, negative_log_likelihood
 from petals.seeding import seed_for
 from petals.training_images import TrainingImages
 from stages.cli import Interrupt, progress, stage
 
 
-@stage(TrainParams)
+@stage(TrainParams, several=True)
 @click.argument("train", type=click.Path(path_type=Path))
 @click.argument("val", type=click.Path(path_type=Path))
 @click.argument("augmented", type=click.Path(path_type=Path))
@@ -45,9 +44,12 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     values of the curves to METRICS (JSON), and the curves to the folder CURVES (TSV).
 
     A run that was killed goes on from its last checkpoint, and ends in the same bytes.
+
+    Started by torchrun in several processes, these divide the images of each step, and the first of them writes.
     """
     params = load_params(TrainParams)
-    device = set_up(params.device, params.threads)
+    device = set_up(distributed.local_device(params.device), params.threads)
+    group = distributed.join(device)
     data = TrainingImages(train, augmented, params.seed)
     watched = PackedSplit(val)
     classes = data.split.classes
@@ -56,7 +58,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     net = models.create(params.model, len(classes), data.split.image_size, params.pretrained is True)
     if isinstance(params.pretrained, str):
         click.echo(weights.warm_start(net, pretrained, classes))
-    net = net.to(device, memory_format=torch.channels_last).train()
+    net = group.with_shared_statistics(net).to(device, memory_format=torch.channels_last).train()
     if params.pretrained:
         net.freeze(params.frozen, params.freeze_stats)
     data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
@@ -65,6 +67,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     policy = view_policy(data.policy, data.size) if data.versions == 1 else None
     augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    learner = group.learner(net)
 
     steps_per_epoch = len(data.order(0, params.batch_size))
     epochs = max(params.epochs, math.ceil(params.min_steps / steps_per_epoch))
@@ -72,70 +75,81 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
 
     inputs = [train, val, augmented, pretrained]
-    key = checkpoint.fingerprint(params.model_dump() | {"device": describe(device)}, inputs)
-    saved = checkpoint.Checkpoint(key, net, optimizer, average)
-    state = saved.load() or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
+    # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
+    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
+    key = checkpoint.fingerprint(settings, inputs)
+    group.check(key)
+    saved = checkpoint.Checkpoint(key, net, optimizer, average, group.main)
+    state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
         epoch = min(len(state["history"]), epochs - 1)  # the last, where only the outputs were missing
         step = state["step"] - epoch * steps_per_epoch
         click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
 
-    with Curves(metrics, curves, state["history"]) as log, Interrupt() as interrupt:
+    stop = 0  # the signal that any of the processes received
+    with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
             order = data.order(epoch, params.batch_size)
             for rows in progress(order[state["step"] - epoch * steps_per_epoch :], f"epoch {epoch + 1}", "step"):
-                if saved.due() or interrupt.requested:
+                if saved.due() or stop:
                     saved.save(state)
-                    interrupt.leave()
+                    interrupt.leave(stop)
                 step = state["step"]
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * group["scale"]
+                for each in optimizer.param_groups:
+                    each["lr"] = lr * each["scale"]
 
                 torch.manual_seed(seed_for(params.seed, "step", step))
                 images, labels = (each.to(device) for each in data.read(rows, epoch))
-                images, targets = augment(to_floats(images), labels)
-                with autocast(device, params.precision):
-                    loss = criterion(net(images), targets)
+                images, targets = augment.of_rows(group.share(len(rows)), images, labels)
                 optimizer.zero_grad()
-                loss.backward()
+                loss = 0.0
+                for part in group.parts(len(rows), params.accumulate):
+                    with part.taken_by(learner, device):
+                        with autocast(device, params.precision):
+                            share = part.weight * criterion(learner(images[part.here]), targets[part.here])
+                        (group.size * share).backward()  # as the mean over all processes is taken of the gradients
+                    loss = loss + share.detach()
                 norm = nn.utils.clip_grad_norm_(net.parameters(), params.clip_norm)
                 if not torch.isfinite(loss + norm):
                     raise PetalsError(f"the loss is no longer finite at {at}: lower lr; the last checkpoint stays")
                 optimizer.step()
+                group.average_statistics(net)
                 average.update(step)
-                state |= {"step": step + 1, "loss": state["loss"] + loss.item(), "lr": lr, "at": at}
+                loss, stop = group.agree(loss.item(), interrupt.requested)
+                state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
             saved.save(state)  # before the validation, which may take longer than an epoch
-            interrupt.leave()
+            interrupt.leave(stop)
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
             said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
             if not data.split.final:
-                values["val"] = watch(net, average, watched, device, state["at"])
+                values["val"] = watch(net, average, watched, group, state["at"])
                 said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
             click.echo(said)
-        interrupt.leave()
+        interrupt.leave(group.agree(0.0, interrupt.requested)[1])
         average.swap()
         if data.split.final:
             click.echo("final: train holds val too, so nothing is watched and the temperature stays 1")
         else:
-            scores = probabilities(net, watched.batches(BATCH), device, len(classes))
+            scores = group.predict(net, watched)
             net.temperature.fill_(fit_temperature(watched.labels, scores))
             click.echo(f"temperature {net.temperature:.3f}, fitted to val")
-        weights.save(net, classes, model, data.split.final)
+        if group.main:
+            weights.save(net, classes, model, data.split.final)
         average.swap()
     saved.finish(state, model)
 
 
 def watch(
-    net: nn.Module, average: AveragedWeights, split: PackedSplit, device: torch.device, at: str
+    net: nn.Module, average: AveragedWeights, split: PackedSplit, group: distributed.Group, at: str
 ) -> dict[str, float]:
     """Score the averaged weights on the validation split: a curve to look at, which decides nothing."""
     average.swap()
-    scores = probabilities(net, split.batches(BATCH), device, len(split.classes))
+    scores = group.predict(net, split)
     average.swap()
     if not np.isfinite(scores).all():
         raise PetalsError(f"the scores on val are no longer finite at {at}: lower lr; the last checkpoint stays")

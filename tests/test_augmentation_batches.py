@@ -1,9 +1,12 @@
 """What happens to each batch of training: flips, erasing, mixing, and labels that say what was done."""
 
+from itertools import pairwise
+
+import pytest
 import torch
 from torch import nn
 
-from petals.augmentation import BatchAugmentation, view_policy
+from petals.augmentation import BatchAugmentation, to_floats, view_policy
 
 KNOBS = dict(crop_min=0.5, rotation=20, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01, blur=0.5)
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
@@ -89,3 +92,31 @@ def test_a_policy_that_is_not_rendered_is_applied_to_each_batch():
     torch.manual_seed(1)
     images, _ = augment(plain_images(), LABELS)
     assert images.shape == (8, 3, 20, 20) and not torch.equal(images, plain_images())
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {},
+        {"flip": 0.5, "erasing": 0.5},
+        {"flip": 0.5, "mixup": 1},
+        {"erasing": 0.5, "cutmix": 1},
+        {"flip": 0.5, "erasing": 0.3, "mixup": 0.5, "cutmix": 0.5, "policy": view_policy(KNOBS, 20)},
+    ],
+)
+def test_parts_of_a_batch_are_what_the_whole_gives_of_them(shares: dict):
+    images = torch.randint(0, 256, (8, 20, 20, 3), dtype=torch.uint8)
+    augment = BatchAugmentation(5, **{**dict(flip=0, erasing=0, mixup=0, cutmix=0), **shares})
+    for seed in range(3):
+        torch.manual_seed(seed)
+        whole, targets = augment(to_floats(images), LABELS)
+        for bounds in ((0, 8), (0, 3, 8), (0, 1, 5, 8)):
+            for start, stop in pairwise(bounds):
+                torch.manual_seed(seed)
+                part, told = augment.of_rows(slice(start, stop), images, LABELS)
+                assert torch.allclose(part, whole[start:stop], atol=1e-6)
+                assert torch.allclose(told, targets[start:stop], atol=1e-6)
+                after = torch.rand(1)
+                torch.manual_seed(seed)
+                augment(to_floats(images), LABELS)
+                assert torch.equal(torch.rand(1), after), "what is drawn next is the same too"

@@ -13,7 +13,8 @@ from petals.duplicates import thumbnail
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.packed import PackedSplit
-from petals.packing import pack
+from petals.packing import pack, pack_part
+from petals.parts import Part, parts_of
 from petals.rawdata import Dataset, open_dataset
 from petals.tfrecord import encode_example, write_records
 
@@ -81,6 +82,22 @@ def test_records_that_lie_across_shards(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list((tmp_path / "small").glob("images-*.npy"))) == 4
     whole, parts = PackedSplit(tmp_path / "whole"), PackedSplit(tmp_path / "small")
     assert np.array_equal(whole.images.read(range(13)), parts.images.read(range(13)))
+
+
+@pytest.mark.parametrize("share", [(1, 1), (1, 3), (3, 3)])
+def test_what_parts_hold_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: tuple[int, int]):
+    raw = dataset(tmp_path / "raw")
+    whole = pack(raw, "train", tmp_path / "whole", SIZE, workers=1)
+    count = pack_part(raw, Part(*share), tmp_path / "out", SIZE, workers=1)
+    decoded = []
+    monkeypatch.setattr(petals.packing, "decode", lambda data, where: decoded.append(where) or decode(data, where))
+    joined = pack(raw, "train", tmp_path / "joined", SIZE, 1, parts=parts_of(tmp_path / "out"))
+    assert hashes(tmp_path / "joined") == hashes(tmp_path / "whole") and joined.ids == whole.ids
+    assert len(decoded) == 13 - joined.ready and joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]
+    assert count >= joined.ready
+
+    other = pack(raw, "train", tmp_path / "large", 2 * SIZE, 1, parts=parts_of(tmp_path / "out"))
+    assert other.ready == 0, "parts of another size are not these images"
 
 
 def test_a_split_without_sources_is_empty(tmp_path: Path):

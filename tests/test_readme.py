@@ -13,9 +13,9 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_knob_stands_there_with_its_default():
-    listed = dict(re.findall(r"^\| `(\w+)` \| `(\S+)` \|", README, re.MULTILINE))
+    listed = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", README, re.MULTILINE))
     text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
-    assert listed == dict(re.findall(r"^(\w+): (\S+)", text, re.MULTILINE))
+    assert listed == dict(re.findall(r"^(\w+): (.+?) +#", text, re.MULTILINE))
 
 
 def test_every_model_is_named():

@@ -12,6 +12,7 @@ from petals.architectures import ARCHITECTURES
 from petals.models import efficientnet_lite, transformers
 
 Triple = tuple[float, float, float]
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -124,7 +125,7 @@ class Classifier(nn.Module):
         for stage in self.frozen:
             stage.requires_grad_(False)
         if stats:
-            self.frozen += [each for each in self.backbone.modules() if isinstance(each, nn.BatchNorm2d)]
+            self.frozen += [each for each in self.backbone.modules() if isinstance(each, BATCH_NORMS)]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":

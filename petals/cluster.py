@@ -1,0 +1,110 @@
+"""What each machine of a cluster runs: python -m petals.cluster; see docs/scale.md.
+
+The first machine runs an experiment with DVC. The others run those of its stages that `launch` starts, one after the
+other; they compute their share, and write nothing. Which machine this is, torchrun's own variables say (PET_NNODES,
+PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT, PET_NPROC_PER_NODE), or CLUSTER_SPEC, which Vertex AI sets.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import fsspec
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
+
+from petals.errors import PetalsError
+from petals.params import PipelineParams, load_params, read_mapping
+
+MARK = "${launch}"  # how the command of a stage starts that takes several machines
+RESULTS = ("dvc.lock", "params.yaml", "metrics", "plots")
+
+
+def place(cluster_spec: str) -> dict[str, str]:
+    """torchrun's variables from CLUSTER_SPEC (JSON); raises PetalsError where it is none.
+
+    The machines of `workerpool0` come first; the first of them is where all meet.
+    """
+    try:
+        spec = json.loads(cluster_spec)
+        pools = [spec["cluster"].get(f"workerpool{number}", []) for number in (0, 1)]
+        pool, index = spec["task"]["type"], int(spec["task"]["index"])
+        rank = index + (len(pools[0]) if pool == "workerpool1" else 0)
+        address, port = pools[0][0].rsplit(":", 1)
+        if pool not in ("workerpool0", "workerpool1"):
+            raise ValueError(f"{pool} has no part in training")
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise PetalsError(f"CLUSTER_SPEC: not what Vertex AI writes ({error!r}): {cluster_spec[:200]}") from None
+    machines = len(pools[0]) + len(pools[1])
+    return {
+        "PET_NNODES": str(machines),
+        "PET_NODE_RANK": str(rank),
+        "PET_MASTER_ADDR": address,
+        "PET_MASTER_PORT": port,
+    }
+
+
+def shared_commands(root: str | Path = ".") -> list[str]:
+    """What the shell is to run for each stage of dvc.yaml that `launch` starts, in order."""
+    stages = read_mapping(Path(root) / "dvc.yaml")["stages"]
+    with Repo(root) as repo:
+        return [repo.stage.load_one(name=name).cmd for name in stages if stages[name]["cmd"].startswith(MARK)]
+
+
+def lead(overrides: Sequence[str], push: bool) -> None:
+    settings = [word for each in overrides for word in ("-S", each)]
+    run("dvc", "exp", "run", "--pull", *settings)
+    if push:
+        run(sys.executable, "-m", "petals.remote", "push")
+    if "AIP_MODEL_DIR" in os.environ:
+        keep_results(os.environ["AIP_MODEL_DIR"])
+
+
+def keep_results(address: str) -> None:
+    """Copy what git keeps of a run to `address`, a folder here or in a bucket."""
+    files, folder = fsspec.core.url_to_fs(address.rstrip("/"))
+    for name in filter(os.path.exists, RESULTS):
+        for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
+            target = f"{folder}/{Path(path).as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(path), target)
+    click.echo(f"{', '.join(RESULTS)} are in {address}")
+
+
+def follow(overrides: Sequence[str]) -> None:
+    if overrides:
+        apply_overrides("params.yaml", list(overrides))
+    load_params(PipelineParams)
+    run("dvc", "repro", "--pull", "augment")
+    for command in shared_commands():
+        run("sh", "-c", command)
+
+
+def run(*command: str) -> None:
+    click.echo(f"> {' '.join(command)}")
+    if code := subprocess.run(command, check=False).returncode:
+        raise SystemExit(code)
+
+
+@click.command(help=__doc__)
+@click.option("-S", "--set-param", "overrides", multiple=True, help="As of `dvc exp run`, the same on all machines.")
+@click.option("--push", is_flag=True, help="Push data and models to DVC's remote at the end.")
+def main(overrides: tuple[str, ...], push: bool) -> None:
+    try:
+        if "CLUSTER_SPEC" in os.environ:
+            os.environ.update(place(os.environ["CLUSTER_SPEC"]))
+        if os.environ.get("PET_NODE_RANK", "0") == "0":
+            lead(overrides, push)
+        else:
+            follow(overrides)
+    except (PetalsError, DvcException) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m petals.cluster")
