@@ -1,11 +1,10 @@
 """Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017): one number divides all logits.
 
-Everything here works on probabilities, whose logarithms are logits as good as any.
+Everything here works on probabilities, whose logarithms are logits as good as any. SciPy takes half a second to import,
+so that is done where it is first needed.
 """
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 COLDEST, HOTTEST = 0.25, 4.0  # where every prediction is right, the likelihood alone would ask for zero
 FOLDS = 5
@@ -13,6 +12,8 @@ FOLDS = 5
 
 def rescale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logits behind `probabilities` (float, N × C) by `temperature`; gives float64, N × C."""
+    from scipy.special import softmax
+
     return softmax(logits(probabilities) / temperature, axis=1)
 
 
@@ -22,6 +23,9 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     `probabilities` (float, N × C) are at temperature 1. It lies in 0.25 … 4, rounded to 4 digits, and is 1 where
     there is no image or no other is better.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
     if not len(labels):
         return 1.0
     given, rows = logits(probabilities), np.arange(len(labels))

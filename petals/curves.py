@@ -1,9 +1,8 @@
 """Training curves: logged by DVCLive while the run goes, moved to their places when it ends."""
 
 import shutil
+from functools import cached_property
 from pathlib import Path
-
-from dvclive import Live
 
 from petals.files import STATE, remove, replacing
 from petals.tables import write_json
@@ -27,11 +26,16 @@ class Curves:
         if not self.keeps:
             return self
         remove(SCRATCH)
-        # DVC already knows the run: Live must not write a dvc.yaml, an experiment or a report of its own.
-        self.live = Live(str(SCRATCH), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
         for values in self.history:
             self.log(values)
         return self
+
+    @cached_property
+    def live(self):
+        from dvclive import Live  # not before there is something to log, so that the first step need not wait for it
+
+        # DVC already knows the run: Live must not write a dvc.yaml, an experiment or a report of its own.
+        return Live(str(SCRATCH), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
 
     def add(self, values: dict[str, dict[str, float]]) -> None:
         values = {
@@ -49,9 +53,10 @@ class Curves:
         self.live.next_step()
 
     def __exit__(self, kind, error, traceback) -> None:
+        if "live" in vars(self):
+            self.live.end()
         if not self.keeps:
             return
-        self.live.end()
         if kind is None:
             # The rest of DVCLive's summary is evaluate's to say, or no score.
             write_json(self.metrics, {"train": {"loss": self.live.summary["train"]["loss"]}})

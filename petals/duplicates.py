@@ -3,20 +3,26 @@
 Two pictures of one flower a moment apart, one in train and one in validation, make a score look better than it is.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 THUMBNAIL = 16
 # Among the Oxford photographs 68 of the 69 near-duplicate pairs correlate at 0.99 or more, other pairs below 0.95.
 THRESHOLD = 0.97
 BLOCK = 256
+COARSE = 4
+ROUNDING = 1e-4  # of float32, so that no pair is lost to it
 MOST = 5
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """Average a uint8 H × W × 3 image over a grid of 16 × 16; gives uint8 16 × 16 × 3."""
-    edges = [np.linspace(0, side, THUMBNAIL + 1).astype(int)[:-1] for side in image.shape[:2]]
-    sums = np.add.reduceat(np.add.reduceat(image.astype(np.uint32), edges[0], axis=0), edges[1], axis=1)
-    areas = np.outer(*(np.diff([*edge, side]) for edge, side in zip(edges, image.shape[:2], strict=True)))
+    rows, columns = (np.linspace(0, side, THUMBNAIL + 1).astype(int) for side in image.shape[:2])
+    lines = image.reshape(len(image), -1)  # of bytes, whose sums are twice as fast as those over the axes of the image
+    sums = np.stack([lines[top:bottom].sum(0, dtype=np.uint32) for top, bottom in pairwise(rows)])
+    sums = np.add.reduceat(sums.reshape(THUMBNAIL, -1, 3), columns[:-1], axis=1)
+    areas = np.outer(np.diff(rows), np.diff(columns))
     return (sums // areas[:, :, None]).astype(np.uint8)
 
 
@@ -30,17 +36,41 @@ def near_duplicates(
     `groups` (int, N; all one group if not given) are listed, so that a thousand pictures that are all alike do not
     give half a million pairs.
     """
+    groups = np.zeros(len(thumbnails), int) if groups is None else groups
+    parts = (thumbnails[start : start + BLOCK] for start in range(0, len(thumbnails), BLOCK))
+    bounds = np.concatenate([np.empty((0, COARSE**2 * 3 + 1), np.float32), *(bounding(units(each)) for each in parts)])
+    pairs = []
+    for top in range(0, len(bounds), BLOCK):
+        rows, others = np.nonzero(bounds[top : top + BLOCK] @ bounds[top:].T >= threshold - ROUNDING)
+        for i in np.unique(rows):
+            later = top + others[rows == i]
+            later = later[later > top + i]
+            correlations = units(thumbnails[later]) @ units(thumbnails[top + i : top + i + 1])[0]
+            later, correlations = later[correlations >= threshold], correlations[correlations >= threshold]
+            for group in np.unique(groups[later]):
+                among = groups[later] == group
+                nearest = np.argsort(-correlations[among], kind="stable")[:most]
+                found = zip(later[among][nearest], correlations[among][nearest], strict=True)
+                pairs.extend((top + int(i), int(j), float(correlation)) for j, correlation in found)
+    return sorted(pairs)
+
+
+def units(thumbnails: np.ndarray) -> np.ndarray:
+    """Centred and scaled to length 1, so that products are correlations; float32 N × 768."""
     unit = thumbnails.reshape(len(thumbnails), THUMBNAIL * THUMBNAIL * 3).astype(np.float32)
     unit -= unit.mean(axis=1, keepdims=True)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-6)
-    groups = np.zeros(len(unit), int) if groups is None else groups
-    pairs = []
-    for top in range(0, len(unit), BLOCK):
-        close = unit[top : top + BLOCK] @ unit[top:].T
-        for i, row in enumerate(close):
-            later = i + 1 + np.flatnonzero(row[i + 1 :] >= threshold)
-            for group in np.unique(groups[top + later]):
-                among = later[groups[top + later] == group]
-                nearest = among[np.argsort(-row[among], kind="stable")[:most]]
-                pairs.extend((top + i, top + int(j), float(row[j])) for j in nearest)
-    return sorted(pairs)
+    return unit
+
+
+def bounding(unit: np.ndarray) -> np.ndarray:
+    """Short vectors, float32 N × 49, whose products are at least those of the long ones (Cauchy and Schwarz).
+
+    The first 48 numbers are the part of each that a thumbnail of 4 × 4 keeps, the last is the length of the rest. So
+    the products of all pairs cost a fifteenth, and no pair is missed.
+    """
+    side = THUMBNAIL // COARSE
+    cells = unit.reshape(len(unit), COARSE, side, COARSE, side, 3).sum(axis=(2, 4))
+    kept = cells.reshape(len(unit), COARSE**2 * 3) / side
+    rest = np.sqrt(np.maximum(np.square(unit).sum(1) - np.square(kept).sum(1), 0))
+    return np.column_stack([kept, rest])

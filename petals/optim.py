@@ -19,7 +19,8 @@ def adamw(model: nn.Module, lr: float, weight_decay: float, head_lr: float = 1.0
         for new in (False, True)
         for decayed in (True, False)
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, foreach=True)
+    on_gpu = all(each.is_cuda for each in parameters)  # where one kernel does it all
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=on_gpu, foreach=not on_gpu)
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:

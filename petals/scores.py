@@ -1,15 +1,19 @@
-"""What a classifier is worth: scikit-learn's scores, and calibration."""
+"""What a classifier is worth: scikit-learn's scores, and calibration.
+
+scikit-learn takes a second to import, so that is done where a score is first asked for.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
 CALIBRATION_BINS = 15
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """The mean F1 over the classes that occur among the true `labels` (both int64, N)."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
 
 
@@ -34,6 +38,8 @@ def score(
     `f1` lists each class that occurs in `labels`, `classes_absent` the others: as lists, since DVC makes a column of
     every number that is not in one.
     """
+    from sklearn.metrics import accuracy_score, f1_score
+
     predicted = probabilities.argmax(1)
     present = np.unique(labels)
     f1 = f1_score(labels, predicted, labels=present, average=None, zero_division=0)
@@ -55,6 +61,8 @@ def score(
 
 def negative_log_likelihood(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The mean of −log p of the true class, p no less than float32's resolution."""
+    from sklearn.metrics import log_loss
+
     probabilities = np.clip(probabilities.astype(np.float64), np.finfo(np.float32).tiny, 1)
     probabilities /= probabilities.sum(1, keepdims=True)
     return float(log_loss(labels, probabilities, labels=np.arange(probabilities.shape[1])))
@@ -83,6 +91,8 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def class_table(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> list[tuple[object, ...]]:
     """Rows of (class, f1, precision, recall, support) for every class, in label order."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(len(classes)), zero_division=0
     )

@@ -9,6 +9,7 @@ import torch
 
 from petals import pictures
 from petals.augmentation import POLICY_KNOBS, render_views, view_policy
+from petals.devices import keep_freed_memory
 from petals.files import replacing
 from petals.packed import PackedSplit, Shards, create_shards
 from petals.parallel import in_threads
@@ -33,6 +34,7 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
     With `views: 0` AUGMENTED only says which policy train is to apply anew every epoch.
     """
     params = load_params(AugmentParams)
+    keep_freed_memory()
     torch.set_num_threads(1)  # the threads below each take a chunk
     split = PackedSplit(prepared)
     knobs = {knob: getattr(params, knob) for knob in POLICY_KNOBS}

@@ -12,7 +12,7 @@ from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
 from petals.calibration import fit_temperature
 from petals.curves import Curves
-from petals.devices import autocast, describe, set_up
+from petals.devices import autocast, choose_precision, describe, set_up
 from petals.errors import PetalsError
 from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
@@ -50,6 +50,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     params = load_params(TrainParams)
     device = set_up(distributed.local_device(params.device), params.threads)
     group = distributed.join(device)
+    if params.precision == "auto":
+        click.echo("precision: auto is {}, since {}".format(*choose_precision(device)))
     data = TrainingImages(train, augmented, params.seed)
     watched = PackedSplit(val)
     classes = data.split.classes

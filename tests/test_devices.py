@@ -1,9 +1,14 @@
 """Where and how exactly torch computes."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
+from conftest import REPOSITORY
 
-from petals.devices import autocast, set_up
+from petals.devices import autocast, choose_precision, set_up
 from petals.errors import PetalsError
 
 
@@ -46,9 +51,18 @@ def test_each_gpu_has_its_number(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("auto", torch.float32)]
+    ("precision", "amx", "expected"),
+    [
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("auto", True, torch.bfloat16),
+    ],
 )
-def test_precision_of_a_forward_pass_on_the_processor(precision: str, expected: torch.dtype):
+def test_precision_of_a_forward_pass_on_the_processor(
+    precision: str, amx: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     layer = torch.nn.Linear(4, 4)
     with autocast(torch.device("cpu"), precision):
         assert layer(torch.ones(1, 4)).dtype == expected
@@ -58,7 +72,30 @@ def test_precision_of_a_forward_pass_on_the_processor(precision: str, expected: 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_auto_is_bf16_on_a_gpu_that_has_it(has_bf16: bool, monkeypatch: pytest.MonkeyPatch):
     asked = {}
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: asked.update(kind=kind, enabled=enabled))
     autocast(torch.device("cuda"), "auto")
     assert asked == {"kind": "cuda", "enabled": has_bf16}
+    chosen, reason = choose_precision(torch.device("cuda"))
+    assert chosen == ("bf16" if has_bf16 else "fp32") and "this GPU has" in reason
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_for_the_next_step():
+    program = """
+import resource, numpy as np
+from petals.devices import keep_freed_memory
+{}
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**23)
+before = faults()
+for _ in range(4):
+    np.ones(2**23)
+print(faults() - before)
+"""
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", program.format(call)], cwd=REPOSITORY))
+        for call in ("keep_freed_memory()", "")
+    )
+    assert kept < given_back / 10

@@ -1,0 +1,121 @@
+"""The evaluate stage against the forward pass alone, and ONNX Runtime against PyTorch."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import stages  # sets what must be set before torch is loaded  # noqa: F401
+
+# isort: split
+import torch
+
+from benchmarks.lab import EVALUATE, pipeline_folder, repeated
+from benchmarks.pairs import Row, alternate, ratios
+from petals import models
+from petals.devices import set_up
+from petals.files import remove
+from petals.models import weights
+from petals.onnx_export import export, open_session, predict
+from petals.packed import PackedSplit
+from petals.params import ExportParams, TrainParams, load_params
+from petals.predicting import BATCH, probabilities
+from stages import evaluate
+
+
+class Turns:
+    """Stands in for the progress of the stage: after each of its whole batches, one of the limit's."""
+
+    def __init__(self, path: Path) -> None:
+        self.net, info = weights.load(path)
+        self.images = torch.rand(BATCH, 3, info["image_size"], info["image_size"]).to(memory_format=torch.channels_last)
+        self.plain: tuple[list[float], list[float]] = ([], [])
+        self.corrupted: tuple[list[float], list[float]] = ([], [])
+
+    def progress(self, batches: Iterable, name: str, unit: str, total: int) -> Iterator:
+        ours, limit = self.plain if name in ("val", "test") else self.corrupted
+        began = time.perf_counter()
+        for images in batches:
+            yield images
+            now = time.perf_counter()
+            self.net.probabilities(self.images)  # the stage is in inference mode here
+            if len(images) == BATCH:
+                ours.append(now - began)
+                limit.append(time.perf_counter() - now)
+            began = time.perf_counter()
+
+
+def model(folder: Path) -> Path:
+    """Write a model of the pipeline's kind, which has learnt nothing, to the place of the trained one."""
+    params = load_params(TrainParams, folder / "params.yaml")
+    split = PackedSplit(folder / "data" / "prepared" / "train")
+    path = folder / "models" / "model.safetensors"
+    path.parent.mkdir()
+    net = models.create(params.model, len(split.classes), split.image_size, params.pretrained is True)
+    weights.save(net.eval(), split.classes, path, False)
+    return path
+
+
+def in_groups(side: list[float], size: int) -> list[float]:
+    """Sums of `size` consecutive times; the first group, which warms up, and an incomplete one are left out."""
+    return [sum(side[start : start + size]) for start in range(size, len(side) - size + 1, size)]
+
+
+def measure_evaluate(scratch: Path, count: int = 2048, **settings: object) -> Row:
+    """Predict `count` images of a test split, and 256 of val under each corruption; a pair is four batches."""
+    folder = pipeline_folder(scratch / "evaluate", ("prepare",), robustness=1, **settings)
+    model(folder)
+    prepared = folder / "data" / "prepared"
+    for split, images in (("val", min(count, 256)), ("test", count)):
+        remove(prepared / split)
+        repeated(prepared / "train", images, prepared / split)
+    turns = None
+
+    def progress(*arguments: object) -> Iterator:
+        nonlocal turns
+        turns = turns or Turns(folder / "models" / "model.safetensors")
+        return turns.progress(*arguments)
+
+    with contextlib.chdir(folder), mock.patch.object(evaluate, "progress", progress):
+        evaluate.main.main(EVALUATE.split(), standalone_mode=False)
+    group = 4 if count >= 8 * BATCH else 1
+    ours, limit = (in_groups(side, group) for side in turns.plain)
+    with_corruption = ratios(*(in_groups(side, group) for side in reversed(turns.corrupted)))
+    note = f"{statistics.median(with_corruption):.2f} of the limit where images are corrupted first"
+    images = group * BATCH
+    return Row(
+        "evaluate", "evaluate, images a second", "forward alone on a constant batch", ">= 0.95", "images/s",
+        ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit), note,
+    )  # fmt: skip
+
+
+def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
+    """One image from pixels to probabilities, again and again."""
+    folder = pipeline_folder(scratch / "onnx", ("prepare",), **settings)
+    params = load_params(ExportParams, folder / "params.yaml")
+    device = set_up("cpu", params.threads)
+    net, info = weights.load(model(folder))
+    export(net, info, folder / "models" / "model.onnx")
+    session = open_session(folder / "models" / "model.onnx", params.threads)
+    image = PackedSplit(folder / "data" / "prepared" / "val").images.read([0])
+
+    def seconds(function, *arguments: object) -> float:
+        began = time.perf_counter()
+        for _ in range(20):
+            function(*arguments)
+        return (time.perf_counter() - began) / 20
+
+    def onnx() -> float:
+        return seconds(predict, session, image)
+
+    def eager() -> float:
+        return seconds(probabilities, net, [image], device, len(info["classes"]))
+
+    onnx(), eager()
+    ours, limit = alternate(onnx, eager, pairs)
+    return Row(
+        "onnx", "ONNX Runtime, one image: times faster", "PyTorch eager", ">= 2.5", "ms", ratios(limit, ours),
+        1e3 * statistics.median(ours), 1e3 * statistics.median(limit),
+    )  # fmt: skip

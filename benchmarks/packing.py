@@ -1,0 +1,115 @@
+"""Prepare and augment, from the start of their process to its end, against what no such stage can do without."""
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+import stages  # sets what must be set before torch is loaded  # noqa: F401
+
+# isort: split
+import torch
+from kornia_rs.io import decode_image_jpegturbo
+from torch.nn import functional as F
+
+from benchmarks import lab
+from benchmarks.lab import AUGMENT, PREPARE, pipeline_folder, put_params, repeated, run_stage
+from benchmarks.pairs import Row, alternate, ratios
+from petals.augmentation import POLICY_KNOBS, view_policy
+from petals.files import remove
+from petals.flowers import SPLIT_SIZES
+from petals.packed import PackedSplit
+from petals.parallel import cores, in_order
+from petals.params import AugmentParams, PrepareParams, load_params
+from petals.tfrecord import decode_example, read_records
+from stages.augment import CHUNK
+
+LIMIT_SECONDS = 4.0
+
+
+def decode_and_resize(task: tuple[Path, int]) -> tuple[int, float]:
+    """Decode and resize the photographs of a file, in memory before the clock starts; images and seconds.
+
+    libjpeg-turbo, and torch's antialiased bilinear resize of bytes: of Pillow's, kornia_rs's and torch's it is the
+    fastest by far, several times faster than Pillow's from 512 px.
+    """
+    path, size = task
+    torch.set_num_threads(1)
+    files = [decode_example(payload)["image"][0] for _, payload in read_records(path)]
+    F.interpolate(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (4, 4), mode="bilinear", antialias=True)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < LIMIT_SECONDS:
+        for file in files[done % len(files) :][:64]:
+            pixels = torch.from_numpy(decode_image_jpegturbo(file, "rgb"))[None].permute(0, 3, 1, 2)
+            F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+            done += 1
+    return done, time.perf_counter() - began
+
+
+def measure_prepare(scratch: Path, pairs: int = 3, share: float = 1.0, **settings: object) -> Row:
+    """Pack as many photographs of 512 px as the competition has."""
+    data = lab.photographs(share)
+    folder = scratch / "prepare"
+    folder.mkdir()
+    put_params(folder, settings)
+    size = load_params(PrepareParams, folder / "params.yaml").image_size
+    files = sorted(data.rglob("*.tfrec"))
+    total = sum(round(full * share) for full in SPLIT_SIZES.values())
+
+    def ours() -> float:
+        remove(folder / "data")
+        began = time.perf_counter()
+        run_stage("prepare", PREPARE.format(data=data), folder)
+        return total / (time.perf_counter() - began)
+
+    def limit() -> float:
+        tasks = [(path, size) for path in files[: cores()]]
+        return sum(done / seconds for done, seconds in in_order(decode_and_resize, tasks))
+
+    mine, bare = alternate(ours, limit, pairs)
+    remove(folder)
+    return Row(
+        "prepare", "prepare, images a second, everything included",
+        "bare libjpeg-turbo and the fastest antialiased resize, all cores", ">= 0.8", "images/s",
+        ratios(mine, bare), statistics.median(mine), statistics.median(bare), f"{total} photographs of 512 px",
+    )  # fmt: skip
+
+
+def measure_augment(scratch: Path, pairs: int = 2, count: int = SPLIT_SIZES["train"], **settings: object) -> Row:
+    """Render the views of as many training images as the competition has."""
+    folder = pipeline_folder(scratch / "augment", ("prepare",), **settings)
+    train = folder / "data" / "prepared" / "train"
+    repeated(train, count, train.with_name("many"))
+    remove(train)
+    train.with_name("many").rename(train)
+    params, split = load_params(AugmentParams, folder / "params.yaml"), PackedSplit(train)
+    knobs = {knob: getattr(params, knob) for knob in POLICY_KNOBS}
+    batch = torch.from_numpy(split.images.read(np.arange(min(CHUNK, count)))).permute(0, 3, 1, 2).float() / 255
+
+    def ours() -> float:
+        began = time.perf_counter()
+        run_stage("augment", AUGMENT, folder)
+        return params.views * count / (time.perf_counter() - began)
+
+    def apply(_: int) -> float:
+        """The policy alone, again and again; images a second."""
+        torch.set_num_threads(1)
+        policy, done, began = view_policy(knobs, split.image_size), 0, time.perf_counter()
+        while time.perf_counter() - began < LIMIT_SECONDS:
+            policy(batch)
+            done += len(batch)
+        return done / (time.perf_counter() - began)
+
+    def limit() -> float:
+        with ThreadPoolExecutor(cores()) as pool:  # on all cores in the way that the stage does it
+            return sum(pool.map(apply, range(cores())))
+
+    mine, bare = alternate(ours, limit, pairs)
+    remove(folder)
+    return Row(
+        "augment", "augment, images a second, everything included", "the Kornia policy alone on a batch in memory",
+        ">= 0.9", "images/s", ratios(mine, bare), statistics.median(mine), statistics.median(bare),
+        f"{params.views} views of {count} images",
+    )  # fmt: skip

@@ -1,0 +1,92 @@
+"""The data set through a bucket on this machine: packed, and with one file an image."""
+
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.lab import REPOSITORY, pipeline_folder
+from benchmarks.pairs import Row, alternate, ratios
+from petals import bucket
+from petals.files import remove
+from petals.isolation import dvc, isolate
+from petals.remote import ENVIRONMENT
+from petals.tfrecord import decode_example, read_records
+
+
+def one_file_an_image(folder: Path) -> Path:
+    """The photographs of data/sample as JPEG files."""
+    folder.mkdir(parents=True)
+    for path in (REPOSITORY / "data" / "sample").rglob("*.tfrec"):
+        for _, payload in read_records(path):
+            example = decode_example(payload)
+            (folder / f"{example['id'][0].decode()}.jpg").write_bytes(example["image"][0])
+    return folder
+
+
+def clone(root: Path, port: int, data: Path, copies: int) -> tuple[Path, dict[str, str]]:
+    """A repository with `data` in DVC's hands, and the bucket as its remote."""
+    root.mkdir()
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=root, check=True)
+    variables = isolate(root) | ENVIRONMENT
+    with (root / ".dvc" / "config.local").open("a", encoding="utf-8") as config:
+        config.write(
+            f"[core]\n    remote = bucket\n['remote \"bucket\"']\n    url = gs://{bucket.BUCKET}/{root.name}\n"
+            f"    endpointurl = http://{bucket.HOST}:{port}\n    allow_anonymous_login = true\n    verify = true\n"
+        )
+    for number in range(copies):  # pushed once each, since what the bucket has is not sent again
+        copy = root / f"data{number}"
+        shutil.copytree(data, copy)
+        (copy / "turn").write_text(f"{number}")
+    return root, variables
+
+
+def there_and_back(root: Path, variables: dict[str, str], number: int) -> float:
+    """Seconds that push and pull of the folder data`number` take."""
+    name = f"data{number}"
+    run(root, variables, "add", name)
+    began = time.perf_counter()
+    run(root, variables, "push", name)
+    spent = time.perf_counter() - began
+    remove(root / ".dvc" / "cache")
+    remove(root / name)
+    began = time.perf_counter()
+    run(root, variables, "pull", name)
+    return spent + time.perf_counter() - began
+
+
+def run(root: Path, variables: dict[str, str], *arguments: str) -> None:
+    done = dvc(root, variables, *arguments, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"dvc {' '.join(arguments)}:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def measure(scratch: Path, pairs: int = 1, **settings: object) -> Row:
+    """Push and pull data/prepared of the sample, and its photographs as JPEG files."""
+    packed = pipeline_folder(scratch / "packed", ("prepare",), **settings) / "data" / "prepared"
+    single = one_file_an_image(scratch / "single")
+    count = len(list(single.iterdir()))
+    with socket.socket() as probe:
+        probe.bind((bucket.HOST, 0))
+        port = probe.getsockname()[1]
+    server = bucket.launch(scratch / "bucket" / "files", port)
+    try:
+        mine, theirs = (
+            clone(scratch / name, port, data, pairs)
+            for name, data in (("packed-clone", packed), ("single-clone", single))
+        )
+        turns = [iter(range(pairs)), iter(range(pairs))]
+        ours, limit = alternate(
+            lambda: there_and_back(*mine, next(turns[0])), lambda: there_and_back(*theirs, next(turns[1])), pairs
+        )
+    finally:
+        server.terminate()
+        server.wait()
+    return Row(
+        "transfer", "push and pull of the data set through a bucket: times faster", "the same images as one file each",
+        ">= 5", "s", ratios(limit, ours), statistics.median(ours), statistics.median(limit), f"{count} images",
+    )  # fmt: skip
