@@ -38,7 +38,7 @@ bucket-stop: $(STAMP)  ## end it, and point at the real remote again
 	@python -m petals.bucket stop
 
 test: $(STAMP)  ## run the tests, with line coverage
-	@python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	@python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 	@PYTHONPATH=. python tests/fuzz_tfrecord.py
