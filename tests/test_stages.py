@@ -193,13 +193,18 @@ def test_views_repeat_themselves_for_any_number_of_workers(folder):
     assert not np.array_equal(views[0], np.load("data/augmented/images-00000.npy"))
 
 
-def test_prepare_tells_what_it_skipped_and_set_aside(folder):
+def test_one_folder_a_class_tells_what_it_skipped_and_set_aside_and_has_nothing_to_submit(folder):
     tiny_folders(folder / "data/folders")
     (folder / "data/folders/daisy/notes.txt").write_text("bought in May")
     output = done(prepare, "data/folders", *PREPARE)
     assert "notes.txt" in output and "val" in output
     assert card()["images"] == {"train": 18, "val": 6, "test": 0}
     assert [row["class"] for row in table("plots/classes.csv")] == sorted(COLOURS)
+    knobs(robustness=0)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    done(evaluate, *EVALUATE)
+    assert len(table("plots/predictions.csv")) == 6 and table("data/submission.csv") == []
 
 
 def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
