@@ -47,7 +47,7 @@ rollback:  ## give production's traffic back to the revision that had it before
 	@.github/scripts/traffic.sh to previous
 
 test: $(STAMP)  ## run the tests, with line coverage
-	@python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	@python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 	@PYTHONPATH=. python tests/fuzz_tfrecord.py

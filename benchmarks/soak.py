@@ -110,7 +110,7 @@ def wait_for_stage(process: subprocess.Popen, stage: str) -> psutil.Process | No
                     return child
         except psutil.Error:
             pass
-        time.sleep(POLL)
+        time.sleep(10 * POLL)  # to look through all processes is work, on a machine that has little to spare
     return None
 
 

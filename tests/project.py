@@ -22,6 +22,7 @@ SMALL = {
     "min_steps": 0,
     "batch_size": 8,
     "robustness": 1,
+    "threads": 1,
     "data": "data/tiny",
 }
 
@@ -76,7 +77,10 @@ def picture(colour: tuple[int, int, int], number: int, size: int = 40) -> bytes:
 
 
 def tiny_records(root: Path, train: int = 8, val: int = 3, test: int = 4) -> None:
-    """Write Kaggle's layout with `train` and `val` images of each of three kinds, and `test` in all."""
+    """Write Kaggle's layout with `train` and `val` images of each of three kinds, and `test` in all.
+
+    Those of train are in two files, so that prepare starts two workers, those of val and test in one.
+    """
     root.mkdir(parents=True)
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in COLOURS))
     number = 0
@@ -91,7 +95,7 @@ def tiny_records(root: Path, train: int = 8, val: int = 3, test: int = 4) -> Non
         folder = root / "tfrecords-jpeg-40x40" / split
         folder.mkdir(parents=True)
         half = len(examples) // 2
-        for part, chunk in enumerate((examples[:half], examples[half:])):
+        for part, chunk in enumerate((examples[:half], examples[half:]) if split == "train" else (examples,)):
             write_records(folder / f"{part:02d}-40x40-{len(chunk)}.tfrec", chunk)
 
 

@@ -35,14 +35,14 @@ def head_is_clean(project: Path) -> bool:
 
 def test_several_knobs_in_a_temporary_folder(project):
     knobs = "-S lr=1e-5 -S weight_decay=0 -S model=mobilevit_xxs -S image_size=64 -S pretrained=false"
-    run(f"dvc exp run --temp -n several {knobs}", project)
+    run(f"dvc exp run --temp -n several evaluate {knobs}", project)
     assert head_is_clean(project)
     (row,) = [row for row in shown(project) if row["Experiment"] == "several"]
     assert float(row["lr"]) == 1e-5 and row["model"] == "mobilevit_xxs"
 
 
 def test_a_sweep_in_the_queue_with_two_workers(project):
-    run("dvc exp run --queue -S 'lr=choice(2e-3,2e-4)'", project)
+    run("dvc exp run --queue evaluate -S 'lr=choice(2e-3,2e-4)'", project)
     run("dvc exp run --run-all --jobs 2", project)
     rates = {row["lr"] for row in shown(project)}
     assert {"0.002", "0.0002"} <= rates and head_is_clean(project)
@@ -84,7 +84,7 @@ def test_comparisons_need_no_data(project, tmp_path):
 def test_weights_from_a_file_in_a_temporary_folder(project):
     run("cp models/model.safetensors data/weights/flowers.safetensors", project)
     run("dvc add -q data/weights/flowers.safetensors && git add -A && git commit -qm weights", project)
-    output = run("dvc exp run --temp -S pretrained=flowers.safetensors", project).stdout
+    output = run("dvc exp run --temp train -S pretrained=flowers.safetensors", project).stdout
     assert "pretrained: weights and head from data/weights/flowers.safetensors" in output
     assert head_is_clean(project)
 

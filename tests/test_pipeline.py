@@ -128,9 +128,13 @@ def test_another_learning_rate_runs_train_and_what_follows(project):
     run("git checkout -q . && dvc checkout -q", project)
 
 
-def test_a_final_run_is_shown_and_compared_without_scores(project):
-    output = run("dvc exp run -S final=true", project).stdout
+def test_a_final_run_of_one_folder_a_class_is_shown_and_compared_without_scores(project):
+    tiny_folders(project / "data" / "my photographs")
+    output = run("dvc exp run -S final=true -S 'data=data/my photographs'", project).stdout
     assert ran(output) == list(STAGES) and "scores nothing unseen" in output
+    card = json.loads((project / "metrics/prepare.json").read_text())
+    assert card["images"] == {"train": 18, "val": 6, "test": 0} and card["classes"] == 3
+    assert rows(project / "data/submission.csv") == []
     assert json.loads((project / "metrics/evaluate.json").read_text()) == {"final": True}
     changed = json.loads(run("dvc metrics diff --json 2>/dev/null", project).stdout)
     assert changed["metrics/evaluate.json"]["macro_f1"]["new"] is None
@@ -154,14 +158,4 @@ def test_weights_from_a_file_are_declared_like_everything_else(project):
     assert "weights and head from data/weights/flowers.safetensors" in output
     assert_declared(project, "weights.log", "train")
     assert "data/weights/flowers.safetensors" in (project / "dvc.lock").read_text()
-    run("git checkout -q . && dvc checkout -q", project)
-
-
-def test_one_folder_a_class(project):
-    tiny_folders(project / "data" / "my photographs")
-    output = run("dvc exp run -S 'data=data/my photographs'", project).stdout
-    assert ran(output) == list(STAGES)
-    card = json.loads((project / "metrics/prepare.json").read_text())
-    assert card["images"] == {"train": 18, "val": 6, "test": 0} and card["classes"] == 3
-    assert rows(project / "data/submission.csv") == []
     run("git checkout -q . && dvc checkout -q", project)

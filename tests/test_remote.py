@@ -122,24 +122,26 @@ def storage(tmp_path) -> Iterator[Storage]:
     storage.proxy.close()
 
 
+def settings(folder: Path) -> dict[str, str]:
+    """The environment of a user who keeps what DVC has outside of repositories in `folder`."""
+    folders = {f"DVC_{name}": str(folder / name.lower()) for name in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
+    names = {f"GIT_{role}_NAME": "tester" for role in ("AUTHOR", "COMMITTER")}
+    names |= {f"GIT_{role}_EMAIL": "tester@example.org" for role in ("AUTHOR", "COMMITTER")}
+    more = {"DVC_SITE_CACHE_DIR": str(folder / "site_cache_dir"), "GIT_CONFIG_GLOBAL": os.devnull}
+    return folders | names | more | {"DVC_NO_ANALYTICS": "1"} | remote.ENVIRONMENT
+
+
 @pytest.fixture
 def environment(tmp_path, monkeypatch) -> dict[str, str]:
-    for name in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR", "SITE_CACHE_DIR"):
-        monkeypatch.setenv(f"DVC_{name}", str(tmp_path / name.lower()))
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "tester")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    for name, value in remote.ENVIRONMENT.items():
+    for name, value in settings(tmp_path).items():
         monkeypatch.setenv(name, value)
     return dict(os.environ)
 
 
-@pytest.fixture
-def first(tmp_path, environment, storage) -> Clone:
-    """A clone that has run the pipeline, with 12 files of 100 kB; nothing is pushed yet."""
-    root = tmp_path / "first"
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    """A repository that has run the pipeline, with 12 files of 100 kB; it knows no server."""
+    root = tmp_path_factory.mktemp("ran") / "clone"
     for folder, count in (("data/prepared", 12), ("data/augmented", 2)):
         (root / folder).mkdir(parents=True)
         for number in range(count):
@@ -150,12 +152,20 @@ def first(tmp_path, environment, storage) -> Clone:
     config = (REPOSITORY / ".dvc" / "config").read_text()  # the settings that the project has, `verify` among them
     (root / ".dvc" / "config").write_text(config.replace("gs://petals.example/dvc", "gs://petals/dvc"))
     (root / ".gitignore").write_text("/data/\n/model.bin\n/.dvc/cache\n/.dvc/tmp\n/.dvc/config.local\n")
+    environment = os.environ | settings(root.parent)
     subprocess.run(["git", "init", "-q", "."], cwd=root, env=environment, check=True)
-    clone = Clone(root, environment)
-    point(clone, storage.url)
-    assert clone.dvc("commit", "-q", "--force").returncode == 0
+    assert Clone(root, environment).dvc("commit", "-q", "--force").returncode == 0
     subprocess.run(["git", "add", "-A"], cwd=root, env=environment, check=True)
     subprocess.run(["git", "commit", "-q", "-m", "run"], cwd=root, env=environment, check=True)
+    return root
+
+
+@pytest.fixture
+def first(ran, tmp_path, environment, storage) -> Clone:
+    """A clone of its own that has run the pipeline; nothing is pushed yet."""
+    clone = Clone(tmp_path / "first", environment)
+    shutil.copytree(ran, clone.root, symlinks=True)
+    point(clone, storage.url)
     return clone
 
 

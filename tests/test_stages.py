@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from petals.summary import summary
 from petals.tfrecord import decode_example, encode_example, read_records, write_records
 from stages import augment, evaluate, export, prepare, train
 
-PREPARE = ["data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv"]
+pytestmark = pytest.mark.usefixtures("untraced_exporter")
+PREPARE = ["data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv", "--workers", "1"]
 AUGMENT = ["data/prepared/train", "data/augmented", "plots/augmentation.png"]
 TRAIN = [
     *("data/prepared/train", "data/prepared/val", "data/augmented", "data/weights/true"),
@@ -37,6 +39,27 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     knobs(image_size=32)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    """A folder in which prepare, augment and train have run; what train said is in its file `said`."""
+    root = tmp_path_factory.mktemp("ran")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        knobs()
+        tiny_records(root / "data/tiny")
+        done(prepare, "data/tiny", *PREPARE)
+        done(augment, *AUGMENT)
+        Path("said").write_text(done(train, *TRAIN))
+    return root
+
+
+@pytest.fixture
+def trained(ran, folder) -> Path:
+    """A copy of that folder to work in."""
+    shutil.copytree(ran, folder, dirs_exist_ok=True)
+    return folder
 
 
 def knobs(**changed: object) -> None:
@@ -77,7 +100,7 @@ def card() -> dict:
 def test_all_five_with_the_policy_online(folder):
     tiny_records(folder / "data/tiny")
     knobs(views=0, mixup=0.5, cutmix=0.5)
-    assert "train: 24 images" in done(prepare, "data/tiny", *PREPARE)
+    assert "train: 24 images" in done(prepare, "data/tiny", *PREPARE, "--workers", "2")
     assert "0 views of 24 images" in done(augment, *AUGMENT)
     assert not list(Path("data/augmented").glob("*.npy"))
     assert "epoch 1/1: train loss" in done(train, *TRAIN)
@@ -88,11 +111,8 @@ def test_all_five_with_the_policy_online(folder):
         assert Path(picture_file).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_temperature_goes_into_the_model_and_its_export(folder):
-    tiny_records(folder / "data/tiny")
-    done(prepare, "data/tiny", *PREPARE)
-    done(augment, *AUGMENT)
-    assert "fitted to val" in done(train, *TRAIN)
+def test_the_temperature_goes_into_the_model_and_its_export(trained):
+    assert "fitted to val" in Path("said").read_text()
     temperature = json.loads(Path("models/model.json").read_text())["temperature"]
     assert temperature != 1.0
     done(evaluate, *EVALUATE)
@@ -143,11 +163,7 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
     assert "none, as it is trained on val too" in summary()
 
 
-def test_robustness_is_measured_as_often_as_asked_or_not_at_all(folder):
-    tiny_records(folder / "data/tiny")
-    done(prepare, "data/tiny", *PREPARE)
-    done(augment, *AUGMENT)
-    done(train, *TRAIN)
+def test_robustness_is_measured_as_often_as_asked_or_not_at_all(trained):
     written = {}
     for severities in (2, 2, 0):
         knobs(robustness=severities)
@@ -166,7 +182,7 @@ def test_robustness_is_measured_as_often_as_asked_or_not_at_all(folder):
 
 def test_views_repeat_themselves_for_any_number_of_workers(folder):
     tiny_records(folder / "data/tiny")
-    done(prepare, "data/tiny", *PREPARE, "--workers", "1")
+    done(prepare, "data/tiny", *PREPARE)
     views = []
     for workers in ("1", "3"):
         done(augment, *AUGMENT, "--workers", workers)
@@ -177,13 +193,18 @@ def test_views_repeat_themselves_for_any_number_of_workers(folder):
     assert not np.array_equal(views[0], np.load("data/augmented/images-00000.npy"))
 
 
-def test_prepare_tells_what_it_skipped_and_set_aside(folder):
+def test_one_folder_a_class_tells_what_it_skipped_and_set_aside_and_has_nothing_to_submit(folder):
     tiny_folders(folder / "data/folders")
     (folder / "data/folders/daisy/notes.txt").write_text("bought in May")
     output = done(prepare, "data/folders", *PREPARE)
     assert "notes.txt" in output and "val" in output
     assert card()["images"] == {"train": 18, "val": 6, "test": 0}
     assert [row["class"] for row in table("plots/classes.csv")] == sorted(COLOURS)
+    knobs(robustness=0)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    done(evaluate, *EVALUATE)
+    assert len(table("plots/predictions.csv")) == 6 and table("data/submission.csv") == []
 
 
 def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
@@ -296,22 +317,14 @@ def test_a_missing_input_is_named(folder, stage, arguments, names):
     assert names in refused(stage, *arguments)
 
 
-def test_a_model_of_other_classes_is_refused(folder):
-    tiny_records(folder / "data/tiny")
-    done(prepare, "data/tiny", *PREPARE)
-    done(augment, *AUGMENT)
-    done(train, *TRAIN)
+def test_a_model_of_other_classes_is_refused(trained):
     meta = Path("data/prepared/val/meta.json")
     meta.write_text(meta.read_text().replace("tulip", "rose"))
     assert "classes" in refused(evaluate, *EVALUATE)
     assert "classes" in refused(export, *EXPORT)
 
 
-def test_training_starts_from_a_file(folder):
-    tiny_records(folder / "data/tiny")
-    done(prepare, "data/tiny", *PREPARE)
-    done(augment, *AUGMENT)
-    done(train, *TRAIN)
+def test_training_starts_from_a_file(trained):
     Path("data/weights").mkdir()
     weights = Path("models/model.safetensors").rename("data/weights/flowers.safetensors")
     knobs(pretrained=weights.name)
@@ -346,11 +359,7 @@ def test_the_first_stage_refuses_what_cannot_be_trained(folder, changed, said):
     assert not Path("data/prepared").exists()
 
 
-def test_an_export_that_disagrees_is_not_written(folder, monkeypatch):
-    tiny_records(folder / "data/tiny")
-    done(prepare, "data/tiny", *PREPARE)
-    done(augment, *AUGMENT)
-    done(train, *TRAIN)
+def test_an_export_that_disagrees_is_not_written(trained, monkeypatch):
     honest = export.predict
     monkeypatch.setattr(export, "predict", lambda session, images: honest(session, images)[:, ::-1])
     assert "not written" in refused(export, *EXPORT)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,10 @@ pathlib.Path("metrics/prepare.json").write_text(json.dumps({"images": {"val": 40
 """
 
 
-@pytest.fixture
-def checkout(tmp_path, monkeypatch) -> Path:
-    """A repository whose pipeline has run and is committed; the process stands in it."""
-    root = tmp_path / "checkout"
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    """A repository whose pipeline has run and is committed."""
+    root = tmp_path_factory.mktemp("ran") / "checkout"
     files = {
         "dvc.yaml": PIPELINE,
         "params.yaml": "data: photos\nthreads: 2\n",
@@ -50,10 +51,18 @@ def checkout(tmp_path, monkeypatch) -> Path:
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
-    monkeypatch.chdir(root)
     run("git init -q -b main && dvc init -q && dvc repro", root)
     machine.record(root)
-    commit()
+    run("git add -A && git commit -qm state", root)
+    return root
+
+
+@pytest.fixture
+def checkout(ran, tmp_path, monkeypatch) -> Path:
+    """A copy of that repository to change at will; the process stands in it."""
+    root = tmp_path / "checkout"
+    shutil.copytree(ran, root, symlinks=True)
+    monkeypatch.chdir(root)
     return root
 
 
@@ -178,21 +187,14 @@ def test_threads_are_part_of_the_machine(checkout):
     assert machine.compare() == ["threads differs: recorded 2, here 3"]
 
 
-def track_data(checkout: Path) -> None:
+def test_data_of_dvc_comes_from_the_cache_of_the_checkout_and_if_not_pulled_that_is_one_line(checkout):
     run("git rm -rq --cached photos && dvc add -q photos && dvc repro -q", checkout)
     machine.record(checkout)
     commit()
-
-
-def test_data_of_dvc_comes_from_the_cache_of_the_checkout(checkout):
-    track_data(checkout)
     (checkout / "photos/one.txt").unlink()  # what lies in the folder now does not count
     done = verify()
     assert done.exit_code == 0 and "Same bytes" in done.output
 
-
-def test_data_that_has_not_been_pulled_is_one_line(checkout):
-    track_data(checkout)
     run("rm -rf .dvc/cache photos", checkout)
     done = verify()
     assert done.exit_code == 1
