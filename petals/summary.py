@@ -42,7 +42,7 @@ def summary(root: str | Path = ".") -> str:
 
 def int8_row(int8: dict) -> str:
     if not int8["kept"]:
-        return "left out, as macro F1 falls by more than max_f1_drop"
+        return "left out: it loses more than max_f1_drop"
     score = f", macro F1 {int8['macro_f1']:.4f}" if "macro_f1" in int8 else ""
     return f"{int8['top1_agreement']:.2%}, {int8['bytes'] / 1e6:.1f} MB{score}"
 
