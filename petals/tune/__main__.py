@@ -44,7 +44,7 @@ def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Pa
 
     The study is kept in .petals/tune/NAME. A search that was stopped or killed goes on when the same command is
     given again, and a larger --trials adds to it. Experiments start from the working tree as it is: leave the code
-    alone while they run, or search in a clone.
+    alone while they run, or search in a clone. Whatever else waits in DVC's queue is run by the same workers.
     """
     folder = STATE / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,7 @@ def pictures(study: optuna.Study, search: Search, folder: Path) -> list[Path]:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for name, (plot, title, x_label, y_label) in wanted.items():
             axes = plot()
+            axes.set_title("", loc="left")  # where optuna puts the title of one of them
             axes.set(title=title, xlabel=x_label, ylabel=y_label)
             if name != "importance.png":
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
