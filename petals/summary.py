@@ -31,12 +31,20 @@ def summary(root: str | Path = ".") -> str:
         ("classes", f"{card['classes']}"),
         *([("scores", "none, as it is trained on val too (final: true)")] if final else score_rows(scores, robustness)),
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
+        ("int8 agrees", int8_row(export["int8"])),
     ]
     lines = [f"  {name:<20}{value}" for name, value in rows]
     empty = {"plots/mistakes.png": final, "data/submission.csv": not images["test"]}
     shown = [(path, what) for path, what in LOOK if not empty.get(path)]
     lines += ["", *(f"  {path:<25}{what}" for path, what in shown), "", "  dvc plots show opens curves and confusion."]
     return "\n".join(lines)
+
+
+def int8_row(int8: dict) -> str:
+    if not int8["kept"]:
+        return "left out: it loses more than max_f1_drop"
+    score = f", macro F1 {int8['macro_f1']:.4f}" if "macro_f1" in int8 else ""
+    return f"{int8['top1_agreement']:.2%}, {int8['bytes'] / 1e6:.1f} MB{score}"
 
 
 def score_rows(scores: dict, robustness: dict) -> list[tuple[str, str]]:

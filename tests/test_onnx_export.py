@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -7,9 +8,10 @@ import torch
 from PIL import Image
 
 from petals.architectures import ARCHITECTURES
-from petals.errors import PetalsError
+from petals.inference import OUTPUTS, open_session
 from petals.models import Classifier, create
-from petals.onnx_export import export, open_session, predict
+from petals.onnx_export import assemble, network, write
+from petals.quantisation import Quantiser
 
 torch.set_num_threads(2)
 
@@ -50,11 +52,20 @@ def info_of(model: Classifier) -> dict:
     }
 
 
+def export(model: Classifier, path: Path) -> None:
+    info = info_of(model)
+    write(assemble(network(model), info), info, path)
+
+
+def ask(path: Path, images: np.ndarray) -> np.ndarray:
+    return open_session(path).run(OUTPUTS[:1], {"image": images})[0]
+
+
 @pytest.fixture(scope="module", params=EXPORTED, ids=lambda p: p[0])
 def exported(request, tmp_path_factory):
     model = trained_like(*request.param)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export(model, info_of(model), path)
+    export(model, path)
     return model, path
 
 
@@ -79,11 +90,14 @@ def with_pillow(image: np.ndarray, size: int) -> np.ndarray:
 def test_same_probabilities_as_pytorch(exported):
     model, path = exported
     images = random_images(7, model.image_size, model.image_size)
-    found = predict(open_session(path), images, batch_size=3)
+    found, features = open_session(path).run(OUTPUTS, {"image": images})
     expected = probabilities(model, images)
     assert found.shape == (7, len(CLASSES)) and found.dtype == np.float32
     assert expected.std(0).max() > 0.005  # the images do differ
     assert np.abs(found - expected).max() < 1e-4
+    with torch.no_grad():
+        pooled = model.features(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).numpy()
+    assert features.dtype == np.float32 and np.abs(features - pooled).max() < 1e-3 * np.abs(pooled).max()
 
 
 @pytest.mark.parametrize("height, width", [(150, 200), (97, 33), (40, 41), (20, 20)])
@@ -92,7 +106,7 @@ def test_other_sizes_are_prepared_as_pillow_does(exported, height, width):
     images = random_images(3, height, width)
     expected = probabilities(model, np.stack([with_pillow(image, model.image_size) for image in images]))
     # ONNX Runtime's rounding is another by one level of 255 in about a pixel of a thousand.
-    assert np.abs(predict(open_session(path), images) - expected).max() < 2e-3
+    assert np.abs(ask(path, images) - expected).max() < 2e-3
 
 
 def test_the_file_says_what_it_is_and_not_where_it_was_made(exported, tmp_path):
@@ -105,7 +119,7 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(exported, tmp_path):
     assert metadata["architecture"] == model.name and "centre crop" in metadata["preprocessing"]
     assert (metadata["temperature"], metadata["final"]) == ("0.6", "false")
     assert [i.name for i in loaded.graph.input] == ["image"]
-    assert [o.name for o in loaded.graph.output] == ["probabilities"]
+    assert [o.name for o in loaded.graph.output] == ["probabilities", "features"]
     assert str(tmp_path.parent).encode() not in path.read_bytes()
     for tensor in loaded.graph.initializer:
         tensor.ClearField("raw_data")  # in millions of bytes of weights every short text occurs by chance
@@ -118,19 +132,32 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(exported, tmp_path):
 def test_the_same_weights_give_the_same_bytes(exported, tmp_path, capfd):
     model, path = exported
     model.train()
-    export(model.to(memory_format=torch.channels_last), info_of(model), tmp_path / "again.onnx")
+    export(model.to(memory_format=torch.channels_last), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
     assert model.training
     model.eval().to(memory_format=torch.contiguous_format)
     assert capfd.readouterr() == ("", "")
 
 
-def test_opening_a_broken_file(tmp_path):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"not a graph")
-    with pytest.raises(PetalsError, match=r"model\.onnx: ONNX Runtime cannot read it") as error:
-        open_session(path)
-    assert "\n" not in str(error.value)
+def test_in_int8_it_is_smaller_and_says_nearly_the_same(exported, tmp_path):
+    model, path = exported
+    images = random_images(24, model.image_size, model.image_size)
+    graph, written = network(model), []
+    for _ in range(2):
+        quantiser = Quantiser(graph, images, threads=1)
+        write(assemble(quantiser.quantise([]), info_of(model)), info_of(model), tmp_path / "int8.onnx")
+        written.append((tmp_path / "int8.onnx").read_bytes())
+    assert written[0] == written[1] and len(written[0]) < 0.45 * path.stat().st_size
+    assert str(tmp_path).encode() not in written[0]
+    assert error(tmp_path / "int8.onnx", path, images) < 0.2
+    other = random_images(3, 70, 50)  # cut and resized inside, as in float
+    assert error(tmp_path / "int8.onnx", path, other) < 0.2
+
+
+def error(path: Path, expected: Path, images: np.ndarray) -> float:
+    """Noise over signal of the features."""
+    found, float_ = (open_session(each).run(OUTPUTS[1:], {"image": images})[0] for each in (path, expected))
+    return float(((found - float_) ** 2).mean() / (float_**2).mean())
 
 
 @pytest.mark.slow
@@ -138,8 +165,12 @@ def test_opening_a_broken_file(tmp_path):
 def test_the_other_models_export_too(name, tmp_path):
     size = ARCHITECTURES[name].min_size
     model = trained_like(name, size)
-    export(model, info_of(model), tmp_path / "model.onnx")
+    export(model, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx")
     for count in (1, 5):
         images = random_images(count, size, size)
-        assert np.abs(predict(session, images) - probabilities(model, images)).max() < 1e-4
+        assert np.abs(session.run(OUTPUTS[:1], {"image": images})[0] - probabilities(model, images)).max() < 1e-4
+    if name in ("mobilevit_xxs", "vit_ti_16"):
+        small = Quantiser(network(model), random_images(16, size, size), threads=1).quantise([])
+        write(assemble(small, info_of(model)), info_of(model), tmp_path / "int8.onnx")
+        assert error(tmp_path / "int8.onnx", tmp_path / "model.onnx", images) < 0.2

@@ -70,6 +70,7 @@ def test_the_export_agrees(project):
     export = json.loads((project / "metrics/export.json").read_text())
     assert export["top1_agreement"] == 1.0 and export["max_abs_diff"] < 1e-4
     assert export["bytes"] == (project / "models/model.onnx").stat().st_size
+    assert export["int8"]["bytes"] == (project / "models/model.int8.onnx").stat().st_size
     assert str(project).encode() not in (project / "models/model.onnx").read_bytes()
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,10 @@ from click.testing import CliRunner, Result
 from conftest import REPOSITORY
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 
-from petals.onnx_export import open_session, predict
+from petals import quantisation
+from petals.drift import Reference
+from petals.inference import Model
+from petals.quantisation import Quantiser
 from petals.summary import summary
 from petals.tfrecord import decode_example, encode_example, read_records, write_records
 from stages import augment, evaluate, export, prepare, train
@@ -26,9 +31,12 @@ TRAIN = [
 ]
 EVALUATE = [
     *("models/model.safetensors", "data/prepared/val", "data/prepared/test"),
-    *("metrics/evaluate.json", "metrics/robustness.json", "plots", "data/submission.csv"),
+    *("metrics/evaluate.json", "metrics/robustness.json", "plots", "data/submission.csv", "models/reference.json"),
 ]
-EXPORT = ["models/model.safetensors", "data/prepared/val", "models/model.onnx", "metrics/export.json"]
+EXPORT = [
+    *("models/model.safetensors", "models/reference.json", "data/prepared/train", "data/prepared/val"),
+    *("models/model.onnx", "models/model.int8.onnx", "metrics/export.json"),
+]
 
 
 @pytest.fixture
@@ -103,8 +111,11 @@ def test_the_temperature_goes_into_the_model_and_its_export(folder):
     exported = {entry.key: entry.value for entry in onnx.load("models/model.onnx").metadata_props}
     assert json.loads(exported["temperature"]) == temperature
 
-    session = open_session("models/model.onnx")
-    answers = predict(session, np.load("data/prepared/val/images-00000.npy"))
+    model = Model.open("models/model.onnx")
+    answers, features = model.run(np.load("data/prepared/val/images-00000.npy"))
+    assert Path("models/reference.json").read_text() == model.metadata["reference"]
+    compared = Reference.from_json(model.metadata["reference"]).compare(answers, features)
+    assert compared["images"] == 9 and compared["ks_distance"] < compared["ks_distance_limit"]
     said = [float(row["confidence"]) for row in table("plots/predictions.csv")]
     assert answers.max(1) == pytest.approx(said, abs=1e-4)
     meta = Path("models/model.json")
@@ -346,12 +357,50 @@ def test_the_first_stage_refuses_what_cannot_be_trained(folder, changed, said):
     assert not Path("data/prepared").exists()
 
 
+def test_export_in_int8_or_not(folder, monkeypatch):
+    tiny_records(folder / "data/tiny")
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    done(train, *TRAIN)
+    done(evaluate, *EVALUATE)
+    monkeypatch.setattr(Quantiser, "worst_first", lambda quantiser, progress: quantiser.layers)
+    knobs(image_size=32, max_f1_drop=1.0)
+    assert "int8, 50 of 50 layers: macro F1 on val falls by" in done(export, *EXPORT)
+    written = json.loads(Path("metrics/export.json").read_text())
+    assert written["int8"]["kept"] and written["int8"]["layers_in_float"] == []
+    for path, scores in (("models/model.onnx", written), ("models/model.int8.onnx", written["int8"])):
+        model = Model.open(path)
+        model.check()
+        assert model.scores == {"macro_f1": scores["macro_f1"], "accuracy": scores["accuracy"]}
+        assert scores["bytes"] == Path(path).stat().st_size
+    assert model.metadata["precision"] == "int8: 50 of 50 layers"
+    assert written["int8"]["bytes"] < 0.4 * written["bytes"]
+
+    monkeypatch.setattr(export, "headline", dwindling())
+    monkeypatch.setattr(quantisation, "SHARES", (1 / 16, 1 / 2))
+    knobs(image_size=32, max_f1_drop=0.005)
+    said = done(export, *EXPORT)
+    assert "int8, 46 of 50 layers" in said and "int8, 25 of 50 layers" in said
+    assert "model.int8.onnx: left empty, as macro F1 on val falls by more than 0.005 in int8" in said
+    assert Path("models/model.int8.onnx").read_bytes() == b""
+    Model.open("models/model.onnx").check()
+    left = json.loads(Path("metrics/export.json").read_text())["int8"]
+    assert not left["kept"] and left["bytes"] == 0 and len(left["layers_in_float"]) == 25
+
+
+def dwindling() -> Callable[..., dict[str, float]]:
+    """Scores that are worse each time they are asked for."""
+    falling = count(900, -50)
+    return lambda labels, found: {"macro_f1": next(falling) / 1000, "accuracy": 0.5}
+
+
 def test_an_export_that_disagrees_is_not_written(folder, monkeypatch):
     tiny_records(folder / "data/tiny")
     done(prepare, "data/tiny", *PREPARE)
     done(augment, *AUGMENT)
     done(train, *TRAIN)
-    honest = export.predict
-    monkeypatch.setattr(export, "predict", lambda session, images: honest(session, images)[:, ::-1])
+    done(evaluate, *EVALUATE)
+    honest = export.probabilities
+    monkeypatch.setattr(export, "probabilities", lambda *arguments: honest(*arguments)[:, ::-1])
     assert "not written" in refused(export, *EXPORT)
     assert not Path("models/model.onnx").exists() and not Path("metrics/export.json").exists()

@@ -13,7 +13,11 @@ METRICS = {
     "prepare": {"images": {"train": 748, "val": 204, "test": 408}, "classes": 17},
     "evaluate": {"macro_f1": 0.94321, "accuracy": 0.9444449, "top5_accuracy": 1.0, "ece": 0.021},
     "robustness": {"mean_macro_f1": 0.71234, "severities": [3]},
-    "export": {"top1_agreement": 0.99951, "bytes": 13_650_000},
+    "export": {
+        "top1_agreement": 0.99951,
+        "bytes": 13_650_000,
+        "int8": {"kept": True, "top1_agreement": 0.98893, "macro_f1": 0.886, "bytes": 3_990_000},
+    },
 }
 
 
@@ -38,14 +42,18 @@ def test_the_table(finished: Path):
         "calibration error": "0.0210",
         "macro f1, corrupted": "0.7123",
         "ONNX agrees": "99.95%, 13.7 MB",
+        "int8 agrees": "98.89%, 4.0 MB, macro F1 0.8860",
     }
     assert all(len(line) <= 80 for line in lines)
 
 
 def test_a_final_model_has_no_scores(finished: Path):
     (finished / "metrics" / "evaluate.json").write_text('{"final": true}')
+    int8 = {"kept": False, "top1_agreement": 0.98893, "bytes": 0}
+    (finished / "metrics" / "export.json").write_text(json.dumps(METRICS["export"] | {"int8": int8}))
     text = summary(finished)
     assert "  scores              none, as it is trained on val too (final: true)\n  ONNX agrees" in text
+    assert "left out: it loses more than max_f1_drop" in text
     assert "macro" not in text and "mistakes" not in text and "data/submission.csv" in text
 
 

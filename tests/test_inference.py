@@ -1,0 +1,45 @@
+"""An exported model in use."""
+
+import numpy as np
+import onnx
+import pytest
+from tiny_model import CLASSES, NETWORK, SIZE, plain, tiny_model
+
+from petals.errors import PetalsError
+from petals.inference import Model
+from petals.onnx_export import check_text
+
+
+def test_a_model_says_what_it_is_and_answers(tmp_path):
+    model = Model.open(tiny_model(tmp_path / "model.onnx"))
+    assert (model.classes, model.image_size, model.architecture) == (CLASSES, SIZE, "mean_levels")
+    assert model.scores == {"macro_f1": 0.5} and model.metadata["reference"] == "{}"
+    model.check()
+    probabilities, features = model.run(np.stack([plain("blue", 30, 20), plain("green", 30, 20)]))
+    assert probabilities.argmax(1).tolist() == [2, 1] and features.dtype == np.float32
+    assert np.allclose(features, [[0, 0, 1], [0, 1, 0]], atol=0.01)
+
+
+def test_what_is_no_model_is_one_line(tmp_path):
+    path = tmp_path / "model.onnx"
+    with pytest.raises(PetalsError, match=r"model\.onnx: not found; dvc repro"):
+        Model.open(path)
+    path.touch()
+    with pytest.raises(PetalsError, match="empty, as export found that int8 loses too much"):
+        Model.open(path)
+    path.write_bytes(b"not a graph")
+    with pytest.raises(PetalsError, match="ONNX Runtime cannot read it") as error:
+        Model.open(path)
+    assert "\n" not in str(error.value)
+    onnx.save(onnx.parser.parse_model(NETWORK), path)
+    with pytest.raises(PetalsError, match="export has not written it, as it has no architecture"):
+        Model.open(path)
+    with pytest.raises(PetalsError, match="it has no reference"):
+        Model.open(tiny_model(path, reference=None))
+
+
+@pytest.mark.parametrize("answer", [[0.1, 0.8, 0.1], [1.0, 0.0], [float("nan")] * 3])
+def test_a_model_that_fails_its_own_check(tmp_path, answer):
+    model = Model.open(tiny_model(tmp_path / "model.onnx", check=check_text(plain("red"), np.array(answer))))
+    with pytest.raises(PetalsError, match="does not answer its own check"):
+        model.check()

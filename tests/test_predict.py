@@ -1,0 +1,101 @@
+"""python -m petals.predict"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import REPOSITORY
+from PIL import Image
+from tiny_model import plain, tiny_model
+
+from petals.inference import Model
+from petals.predict import main, predict
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a model in its usual place and a few images of other sizes than it sees."""
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    tiny_model(Path("models/model.onnx"))
+    for name, size in {
+        "a/red.png": (30, 20),
+        "a/b/green.JPG": (9, 9),
+        "a/.hidden.png": (9, 9),
+        "blue.webp": (7, 60),
+    }.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        image = plain(Path(name).stem.strip("."), *size)
+        Image.fromarray(image).save(name)
+    Path("a/notes.txt").write_text("bought in May")
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_files_and_folders_the_likeliest_first(folder):
+    result = call("blue.webp", "a")
+    assert result.exit_code == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["blue.webp", "a/b/green.JPG", "a/red.png"]
+    assert lines[1].split() == ["100.0%", "blue"] and lines[5].split()[1] == "green"
+
+
+def test_json_is_an_object_a_line(folder):
+    result = call("--json", "blue.webp", "a/red.png")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (first["image"], second["predictions"][0]["class"]) == ("blue.webp", "red")
+    assert sum(each["probability"] for each in first["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_read_is_a_line_and_the_others_are_answered(folder):
+    Path("cut.webp").write_bytes(Path("blue.webp").read_bytes()[:-9])
+    Path("empty").mkdir()
+    result = call("none.jpg", "blue.webp", "cut.webp", "empty", "a/red.png", "a/notes.txt")
+    assert result.exit_code == 1
+    assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == ["blue.webp", "a/red.png"]
+    missing, cut, empty, notes = result.stderr.splitlines()
+    assert missing == "Error: none.jpg: not found" and cut.startswith("Error: cut.webp: the image is damaged")
+    assert empty.startswith("Error: empty: no image") and "notes.txt: not a JPEG, PNG or WebP image" in notes
+
+
+def test_a_model_that_is_not_there(folder):
+    result = call("--model", "models/none.onnx", "blue.webp")
+    assert result.exit_code == 1 and result.stderr.startswith("Error: models/none.onnx: not found; dvc repro makes")
+
+
+def test_more_images_than_are_asked_about_at_once_stay_in_order(folder):
+    colours = [("red", "green", "blue")[number % 3] for number in range(40)]
+    for number, colour in enumerate(colours):
+        Image.fromarray(plain(colour, 8 + number, 9)).save(f"{number:02}.png")
+    found = list(predict(Model.open("models/model.onnx"), tuple(Path(f"{number:02}.png") for number in range(40))))
+    assert [best[0][0] for _, best in found] == colours
+    assert [path.stem for path, _ in found] == [f"{number:02}" for number in range(40)]
+
+
+def test_made_square_before_or_inside_is_the_same(folder):
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(image).save("noise.png")
+    model = Model.open("models/model.onnx")
+    [(_, best)] = predict(model, (Path("noise.png"),))
+    inside = dict(zip(model.classes, model.run(image[None])[0][0], strict=True))
+    assert dict(best) == pytest.approx(inside, abs=2e-3)
+
+
+def test_nothing_heavy_is_loaded(folder):
+    code = (
+        "import sys; from petals.predict import main; main(['blue.webp'], standalone_mode=False);"
+        "print([name for name in ('torch', 'scipy', 'sklearn', 'kornia', 'onnx', 'dvc') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]" and "blue" in done.stdout
