@@ -80,6 +80,7 @@ def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
         loop, gone, go, run = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), service.served.run
 
         def slow(items: list) -> list:
+            assert service.uploads.held == len(BODY)  # until it is answered
             if client_goes:
                 loop.call_soon_threadsafe(gone.set)
             assert go.wait(60)
@@ -98,7 +99,7 @@ def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
 def test_an_answer_that_takes_too_long_is_given_up(app):
     status, headers, told = while_the_model_is_at_work(app, client_goes=False)
     assert status == 503 and headers[b"retry-after"] == b"1" and "no answer within 0.1 seconds" in told["detail"]
-    assert app.state.service.batcher.admitted == 0
+    assert app.state.service.batcher.admitted == app.state.service.uploads.held == 0
 
 
 def test_a_client_that_goes_away_leaves_room(model):
