@@ -102,17 +102,15 @@ class Service:
 
     async def predict(self, request: Request, top_k: int) -> dict[str, Any]:
         """From upload to answer; raises Refusal, and ClientDisconnect when nobody waits any more."""
-        data = await self.uploads.read(request)
-        request.state.noted = {"images": len(data)}
-        served, version = self.served, self.version
-        async with while_connected(request):
+        seconds = self.settings.answer_seconds
+        async with self.uploads.files(request) as data:
+            request.state.noted = {"images": len(data)}
+            served, version = self.served, self.version
             try:
-                async with asyncio.timeout(self.settings.answer_seconds):
+                async with while_connected(request), asyncio.timeout(seconds):
                     rows = await self.answer(served, data)
             except TimeoutError:
-                raise Refusal(
-                    503, "late", f"no answer within {self.settings.answer_seconds:g} seconds; try again later"
-                ) from None
+                raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
         images = []
         for row in rows:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -150,6 +148,8 @@ class Service:
         loop = asyncio.get_running_loop()
         with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or not its thread
             loop.add_signal_handler(signal.SIGHUP, self.shelf.asked.set)
+        about = {"version": self.version, "sha256": self.served.sha256, "classes": len(self.served.classes)}
+        log.info("serving", extra={"fields": about})
         watch = asyncio.create_task(self.shelf.watch())
         try:
             yield

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Condition, Thread
 from time import perf_counter
 
 import numpy as np
@@ -28,8 +28,9 @@ class Waiting:
 class Batcher:
     """A bounded queue, from which `threads` threads each take up to `batch` images at a time.
 
-    A thread that is free waits for more images only while requests are `arriving`, and for `wait` seconds at most:
-    a request that is alone is answered at once.
+    Threads that are idle share what waits. One waits for more images only while requests are `arriving`, and for
+    `wait` seconds at most: a request that is alone is answered at once. All methods but those of the threads (`_work`
+    and `_take`) are for the event loop.
     """
 
     def __init__(
@@ -37,9 +38,13 @@ class Batcher:
     ) -> None:
         self.batch, self.wait, self.limit, self.arriving, self.metrics = batch, wait, limit, arriving, metrics
         self.admitted = 0  # images between admission and answer
-        self.free = threads
+        self.changed = Condition()  # for what follows
         self.queue: deque[Waiting] = deque()
-        self.pool = ThreadPoolExecutor(threads, "model")
+        self.idle = 0
+        self.closed = False
+        self.threads = [Thread(target=self._work, name="model", daemon=True) for _ in range(threads)]
+        for thread in self.threads:
+            thread.start()
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
@@ -55,59 +60,68 @@ class Batcher:
     async def ask(self, served: Served, item: Item) -> np.ndarray:
         """Give the probabilities of an image (float32, one a class); raises what Served.run found wrong with it.
 
-        Where the caller is cancelled, the image is taken out of the queue.
+        Where the caller is cancelled, the image is left out.
         """
         waiting = Waiting(served, item, asyncio.get_running_loop().create_future())
-        self.queue.append(waiting)
-        self._dispatch()
-        return await waiting.answer  # cancelled with the caller, and then skipped by _take
+        with self.changed:
+            self.queue.append(waiting)
+            self.changed.notify()
+        return await waiting.answer
 
     def close(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-    def _dispatch(self) -> None:
-        """Give batches to free threads, or set a time to look again."""
-        while self.free and self.queue:
-            waited = perf_counter() - self.queue[0].since
-            if len(self.queue) < self.batch and waited < self.wait and self.arriving():
-                asyncio.get_running_loop().call_later(self.wait - waited, self._dispatch)
-                return
-            share = -(-len(self.queue) // self.free)  # no thread stays idle while another has it all
-            if batch := self._take(min(self.batch, share)):
-                self._run(batch)
-
-    def _take(self, most: int) -> list[Waiting]:
-        """The next images that somebody still waits for, all of them for one model."""
-        batch: list[Waiting] = []
-        while self.queue and len(batch) < most:
-            if self.queue[0].answer.done():
-                self.queue.popleft()
-            elif not batch or self.queue[0].served is batch[0].served:
-                batch.append(self.queue.popleft())
-            else:
-                break
-        return batch
-
-    def _run(self, batch: list[Waiting]) -> None:
-        started = perf_counter()
-        self.free -= 1
-        run = asyncio.get_running_loop().run_in_executor(self.pool, batch[0].served.run, [each.item for each in batch])
-
-        def finish(done: asyncio.Future) -> None:
-            self.free += 1
-            self.metrics.batch(len(batch), perf_counter() - started)
-            results = [error] * len(batch) if (error := done.exception()) else done.result()
-            for each, result in zip(batch, results, strict=True):
-                if each.answer.done():
-                    continue
-                if isinstance(result, BaseException):
-                    each.answer.set_exception(result)
-                else:
-                    each.answer.set_result(result)
-            self._dispatch()
-
-        run.add_done_callback(finish)
+        """End the threads; what still waits is not answered."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        for thread in self.threads:
+            thread.join()
 
     def _count(self, images: int) -> None:
         self.admitted += images
         self.metrics.queue.set(self.admitted)
+
+    def _work(self) -> None:
+        while batch := self._take():
+            started = perf_counter()
+            try:
+                results = batch[0].served.run([each.item for each in batch])
+            except Exception as error:
+                results = [error] * len(batch)
+            self.metrics.batch(len(batch), perf_counter() - started)
+            batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
+
+    def _take(self) -> list[Waiting]:
+        """Wait for images that somebody still waits for, all of them for one model; nothing when all is over."""
+        batch: list[Waiting] = []
+        with self.changed:
+            self.idle += 1
+            while not batch and not self.closed:
+                if not self.queue:
+                    self.changed.wait()
+                    continue
+                left = self.queue[0].since + self.wait - perf_counter()
+                if len(self.queue) < self.batch and left > 0 and self.arriving():
+                    self.changed.wait(left)
+                    continue
+                share = min(self.batch, -(-len(self.queue) // self.idle))
+                while self.queue and len(batch) < share:
+                    if batch and self.queue[0].served is not batch[0].served:
+                        break
+                    first = self.queue.popleft()
+                    if not first.answer.done():
+                        batch.append(first)
+            self.idle -= 1
+            if self.queue:
+                self.changed.notify()
+        return batch
+
+
+def answer(batch: Sequence[Waiting], results: Sequence[np.ndarray | Exception]) -> None:
+    """Hand out the results of a batch, except to those who have gone."""
+    for each, result in zip(batch, results, strict=True):
+        if each.answer.done():
+            continue
+        if isinstance(result, Exception):
+            each.answer.set_exception(result)
+        else:
+            each.answer.set_result(result)

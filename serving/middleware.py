@@ -17,7 +17,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SECURITY = [
+HEADERS = [
+    (b"cache-control", b"no-cache"),  # kept by the browser, though asked for anew each time
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -46,7 +47,7 @@ class Watched:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *SECURITY]
+                headers = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
                 if not any(key == b"content-security-policy" for key, _ in headers):
                     headers.append((b"content-security-policy", POLICY.encode()))
             await send(message)

@@ -1,6 +1,8 @@
 """Files out of a multipart body, read within limits."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -8,7 +10,7 @@ from starlette.requests import Request
 
 from serving.refusals import Refusal, busy
 
-HELD = 8  # requests of the largest size that may be in memory at once
+HELD = 8  # requests of the largest size that may be in memory at once, until they are answered
 
 
 class Uploads:
@@ -22,30 +24,36 @@ class Uploads:
         self.held = 0  # bytes
         self.arriving = 0  # requests
 
-    async def read(self, request: Request) -> list[bytes]:
-        """Give the files of a multipart request in their order; raises Refusal, and Starlette's ClientDisconnect."""
+    @asynccontextmanager
+    async def files(self, request: Request) -> AsyncIterator[list[bytes]]:
+        """Give the files of a multipart request in their order; they count as held until the block ends.
+
+        Raises Refusal, and Starlette's ClientDisconnect.
+        """
         form = Form(boundary(request), self.max_files)
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self.too_large()
         size = 0
-        self.arriving += 1
         try:
-            async with asyncio.timeout(self.seconds):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    self.held += len(chunk)
-                    if size > self.max_bytes:
-                        raise self.too_large()
-                    if self.held > HELD * self.max_bytes:
-                        raise busy()
-                    form.write(chunk)
-        except TimeoutError:
-            raise Refusal(408, "slow", f"the files did not arrive within {self.seconds:g} seconds") from None
+            self.arriving += 1
+            try:
+                async with asyncio.timeout(self.seconds):
+                    async for chunk in request.stream():
+                        size += len(chunk)
+                        self.held += len(chunk)
+                        if size > self.max_bytes:
+                            raise self.too_large()
+                        if self.held > HELD * self.max_bytes:
+                            raise busy()
+                        form.write(chunk)
+            except TimeoutError:
+                raise Refusal(408, "slow", f"the files did not arrive within {self.seconds:g} seconds") from None
+            finally:
+                self.arriving -= 1
+            yield form.finished()
         finally:
             self.held -= size
-            self.arriving -= 1
-        return form.finished()
 
     def too_large(self) -> Refusal:
         return Refusal(

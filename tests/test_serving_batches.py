@@ -17,10 +17,11 @@ class Slow:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.go = threading.Event()
+        self.go, self.begun = threading.Event(), threading.Event()
 
     def run(self, items: list[int]) -> list[np.ndarray | Exception]:
         self.batches.append(items)
+        self.begun.set()
         assert self.go.wait(60)
         return [Refusal(422, "damaged", "no") if item < 0 else np.array([item]) for item in items]
 
@@ -37,49 +38,56 @@ def run(test: Callable[..., Awaitable[None]], **options: object) -> None:
     asyncio.run(main())
 
 
-async def settle() -> None:
-    """Let everything happen that is due."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 def asked(batcher: Batcher, model: Slow, items: list[int]) -> list[asyncio.Task]:
     return [asyncio.create_task(batcher.ask(model, item)) for item in items]
 
 
+async def held(batcher: Batcher, model: Slow, item: int) -> asyncio.Task:
+    """Ask about one item, and wait until the model has it."""
+    (task,) = asked(batcher, model, [item])
+    await asyncio.to_thread(model.begun.wait, 60)
+    return task
+
+
 def test_what_waits_goes_together_and_each_gets_its_own_answer():
     async def test(batcher: Batcher, model: Slow) -> None:
-        tasks = asked(batcher, model, [1, 2, 3, -4, 5, 6])
-        await settle()
+        tasks = [await held(batcher, model, 1), *asked(batcher, model, [2, 3, -4, 5, 6])]
+        await asyncio.sleep(0)
         model.go.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert model.batches == [[1], [2, 3, -4, 5], [6]]  # the first is not kept waiting
+        assert model.batches == [[1], [2, 3, -4, 5], [6]]  # the first was not kept waiting
         assert isinstance(answers.pop(3), Refusal) and [int(each[0]) for each in answers] == [1, 2, 3, 5, 6]
 
     run(test)
 
 
-def test_while_requests_arrive_a_batch_waits_for_them_though_not_for_long():
+def test_while_requests_arrive_a_batch_waits_for_them():
+    async def test(batcher: Batcher, model: Slow) -> None:
+        model.go.set()
+        await asyncio.gather(*asked(batcher, model, [1, 2, 3, 4]))
+        assert model.batches == [[1, 2, 3, 4]]
+
+    run(test, arriving=lambda: True, wait=60)  # that is not waited for: the batch is full
+
+
+def test_though_not_for_long():
     async def test(batcher: Batcher, model: Slow) -> None:
         model.go.set()
         await asyncio.gather(*asked(batcher, model, [1, 2, 3]))
-        assert model.batches == [[1, 2, 3]]
-        await asyncio.gather(*asked(batcher, model, [4, 5, 6, 7]))  # a full batch waits for nothing
-        assert model.batches[1:] == [[4, 5, 6, 7]]
+        assert [item for batch in model.batches for item in batch] == [1, 2, 3]
 
     run(test, arriving=lambda: True)
 
 
-def test_free_threads_share_what_waits():
+def test_idle_threads_share_what_waits():
     async def test(batcher: Batcher, model: Slow) -> None:
-        await asyncio.gather(*asked(batcher, model, [1, 2, 3, 4, 5, 6]), return_exceptions=True)
-        assert sorted(map(len, model.batches)) == [2, 4] or sorted(map(len, model.batches)) == [3, 3]
-
-    async def main(batcher: Batcher, model: Slow) -> None:
+        tasks = asked(batcher, model, [1, 2, 3, 4])
+        await asyncio.to_thread(model.begun.wait, 60)
         model.go.set()
-        await test(batcher, model)
+        await asyncio.gather(*tasks)
+        assert len(model.batches) >= 2 and max(map(len, model.batches)) <= 2
 
-    run(main, threads=2, batch=8, arriving=lambda: True)
+    run(test, threads=2, arriving=lambda: True, wait=1)
 
 
 def test_room_is_bounded_and_given_back():
@@ -97,11 +105,12 @@ def test_room_is_bounded_and_given_back():
 
 def test_images_that_nobody_waits_for_do_not_reach_the_model():
     async def test(batcher: Batcher, model: Slow) -> None:
-        first, given_up, last = asked(batcher, model, [1, 2, 3])
-        await settle()
+        first = await held(batcher, model, 1)
+        given_up, last = asked(batcher, model, [2, 3])
+        await asyncio.sleep(0)
         given_up.cancel()
         first.cancel()  # inside the model already
-        await settle()
+        await asyncio.sleep(0)
         model.go.set()
         assert int((await last)[0]) == 3
         assert model.batches == [[1], [3]] and given_up.cancelled() and first.cancelled()
@@ -113,8 +122,9 @@ def test_images_for_different_models_do_not_mix():
     async def test(batcher: Batcher, model: Slow) -> None:
         other = Slow()
         other.go.set()
-        tasks = [*asked(batcher, model, [1, 2]), *asked(batcher, other, [3]), *asked(batcher, model, [4])]
-        await settle()
+        first = await held(batcher, model, 1)
+        tasks = [first, *asked(batcher, model, [2]), *asked(batcher, other, [3]), *asked(batcher, model, [4])]
+        await asyncio.sleep(0)
         model.go.set()
         await asyncio.gather(*tasks)
         assert model.batches == [[1], [2], [4]] and other.batches == [[3]]

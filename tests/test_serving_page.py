@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Error, Page, Playwright, expect, sync_p
 from service import serving
 from small_model import CLASSES, pictures, write_model
 
+expect.set_options(timeout=30_000)  # ms, of a machine that is busy
 FILES, LABELS = pictures(5000, 1)
 DROP = """([text, type]) => {
   const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
@@ -92,6 +93,7 @@ def test_a_picture_gives_the_right_flower(page, how):
 
 
 def test_the_keyboard_is_enough(page):
+    page.on("filechooser", lambda _: None)  # takes choosers over from the desktop, well before there is one
     page.keyboard.press("Tab")
     expect(page.locator("#choose")).to_be_focused()
     assert page.locator(".button.first").evaluate("button => getComputedStyle(button).outlineStyle") == "solid"

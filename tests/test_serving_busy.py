@@ -1,0 +1,108 @@
+"""What the service says when it has too much to do. The application is called as a server calls it."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+from small_model import pictures, write_model
+
+from benchmarks.clients import BOUNDARY, Request
+from serving.app import create_app
+from serving.settings import Settings
+from serving.uploads import HELD
+
+BODY = Request.post(pictures(5000, 1)[0][0]).data.split(b"\r\n\r\n", 1)[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture
+def app(model):
+    app = create_app(Settings(model=model, threads=1, answer_seconds=0.1))
+    yield app
+    app.state.service.batcher.close()
+
+
+async def call(app, method: str, path: str, body: bytes = b"", gone: asyncio.Event | None = None) -> tuple:
+    """Status, headers and JSON of a request; the client goes away at `gone`."""
+    kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
+        "query_string": b"", "headers": [(b"content-type", kind)], "scheme": "http", "root_path": "",
+        "server": ("localhost", 80), "client": ("localhost", 1),
+    }  # fmt: skip
+    messages, parts = [], iter([{"type": "http.request", "body": body}])
+
+    async def receive() -> dict:
+        for part in parts:
+            return part
+        await (gone or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict) -> None:
+        messages.append(message)
+
+    await app(scope, receive, send)
+    text = b"".join(message.get("body", b"") for message in messages[1:])
+    return messages[0]["status"], dict(messages[0]["headers"]), json.loads(text) if text else None
+
+
+def test_a_full_queue_is_said_so_and_the_service_is_not_ready(app):
+    service = app.state.service
+    with service.batcher.admit(service.settings.queue):
+        status, headers, told = asyncio.run(call(app, "POST", "/predict", BODY))
+        assert status == 503 and headers[b"retry-after"] == b"1" and "try again in a second" in told["detail"]
+        assert asyncio.run(call(app, "GET", "/readyz"))[0] == 503
+        assert asyncio.run(call(app, "GET", "/healthz"))[0] == 200
+    assert asyncio.run(call(app, "GET", "/readyz"))[0] == 200
+    assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 200
+
+
+def test_what_all_clients_send_together_is_bounded(app):
+    uploads = app.state.service.uploads
+    uploads.held = HELD * uploads.max_bytes
+    assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 503
+    assert uploads.held == HELD * uploads.max_bytes and uploads.arriving == 0
+    uploads.held = 0
+    assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 200
+    assert uploads.held == 0
+
+
+def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
+    """What a request gets when the model does not answer before it is given up, or before its client goes away."""
+    service = app.state.service
+
+    async def main() -> tuple:
+        loop, gone, go, run = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), service.served.run
+
+        def slow(items: list) -> list:
+            assert service.uploads.held == len(BODY)  # until it is answered
+            if client_goes:
+                loop.call_soon_threadsafe(gone.set)
+            assert go.wait(60)
+            return run(items)
+
+        service.served.run = slow
+        try:
+            return await call(app, "POST", "/predict", BODY, gone)
+        finally:
+            go.set()
+            await asyncio.to_thread(service.batcher.close)
+
+    return asyncio.run(main())
+
+
+def test_an_answer_that_takes_too_long_is_given_up(app):
+    status, headers, told = while_the_model_is_at_work(app, client_goes=False)
+    assert status == 503 and headers[b"retry-after"] == b"1" and "no answer within 0.1 seconds" in told["detail"]
+    assert app.state.service.batcher.admitted == app.state.service.uploads.held == 0
+
+
+def test_a_client_that_goes_away_leaves_room(model):
+    app = create_app(Settings(model=model, threads=1))
+    assert while_the_model_is_at_work(app, client_goes=True)[0] == 499
+    assert app.state.service.batcher.admitted == 0
