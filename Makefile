@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop record verify soak test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop record verify soak bench bench-scale profile test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -24,6 +24,15 @@ verify: $(STAMP)  ## run HEAD in a clean clone and compare every output with dvc
 
 soak: $(STAMP)  ## kill the pipeline 30 times and compare every byte with an uninterrupted run
 	@python -m benchmarks.soak
+
+bench: $(STAMP)  ## measure each stage against what the machine can do: make bench ONLY=train for one row
+	@python -m benchmarks.bench $(if $(ONLY),--only $(ONLY))
+
+bench-scale: $(STAMP)  ## see time and memory grow with the data: make bench-scale SIZES=0.02,0.05 for small ones
+	@python -m benchmarks.growth $(if $(SIZES),--sizes $(SIZES))
+
+profile: $(STAMP)  ## a picture of where a stage spends its time: make profile STAGE=train
+	@python -m benchmarks.profiling $(STAGE)
 
 pull: $(STAMP)  ## bring data and models from the remote
 	@python -m petals.remote pull
