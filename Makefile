@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak load test fuzz lint format
+.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak load bench bench-scale profile test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -27,6 +27,15 @@ soak: $(STAMP)  ## kill the pipeline 30 times and compare every byte with an uni
 
 load: $(STAMP)  ## load the service with 1, 8 and 64 clients on this machine, and print a table
 	@python -m benchmarks.load
+
+bench: $(STAMP)  ## measure each stage against what the machine can do: make bench ONLY=train for one row
+	@python -m benchmarks.bench $(if $(ONLY),--only $(ONLY))
+
+bench-scale: $(STAMP)  ## see time and memory grow with the data: make bench-scale SIZES=0.02,0.05 for small ones
+	@python -m benchmarks.growth $(if $(SIZES),--sizes $(SIZES))
+
+profile: $(STAMP)  ## a picture of where a stage spends its time: make profile STAGE=train
+	@python -m benchmarks.profiling $(STAGE)
 
 pull: $(STAMP)  ## bring data and models from the remote
 	@python -m petals.remote pull

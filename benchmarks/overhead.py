@@ -46,9 +46,8 @@ def measure_nothing(scratch: Path, pairs: int = 7, **settings: str) -> Row:
     seconds_of_repro(*ours), seconds_of_repro(*other)
     mine, limit = alternate(lambda: seconds_of_repro(*ours), lambda: seconds_of_repro(*other), pairs)
     return Row(
-        "nothing", "`dvc repro` with nothing to do, seconds",
-        "the same on a repository with one trivial stage", "<= 1.2",
-        "s", ratios(mine, limit), statistics.median(mine), statistics.median(limit),
+        "nothing", "`dvc repro` with nothing to do, seconds", "the same on a repository with one trivial stage",
+        "<= 1.2", "s", ratios(mine, limit), statistics.median(mine), statistics.median(limit),
     )  # fmt: skip
 
 

@@ -1,0 +1,184 @@
+"""Time and memory of prepare, augment and train as the data set grows: `make bench-scale`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import psutil
+
+from benchmarks.lab import AUGMENT, KEPT, PREPARE, TRAIN, environment, put_params
+from benchmarks.overhead import end
+from benchmarks.workspace import REPOSITORY
+from petals.files import remove, write_text
+from petals.machine import fingerprint
+from petals.sample.dataset import class_counts
+from petals.sample.dataset import write as render
+
+PIXELS = 192
+SPLITS = ("train", "val", "test")
+TOLERANCE, MOST_MIB = 0.15, 600
+TRAIN_SECONDS = 60  # of steady steps that its memory is watched for
+
+
+@dataclass
+class Run:
+    """What a stage took for a set: seconds, and the most memory of its own that one of its processes had, in MiB."""
+
+    stage: str
+    share: float
+    images: int
+    seconds: float
+    mib: float
+
+
+def rendered(share: float) -> Path:
+    """The rendered set of `share` times the competition's size, 192 px; made once and kept.
+
+    The full one takes minutes. One that was broken off begins anew, but each size is kept by itself.
+    """
+    out = KEPT / f"rendered-{PIXELS}-{share:g}"
+    if not out.exists():
+        click.echo(f"rendering {images_of(share, SPLITS)} flowers, once", err=True)
+        for _ in render(out, dict.fromkeys(SPLITS, share), PIXELS, 1):
+            pass
+    return out
+
+
+def images_of(share: float, splits: tuple[str, ...]) -> int:
+    return sum(sum(class_counts(split, share)) for split in splits)
+
+
+class Memory:
+    """Watches a process and its children: the most memory that one of them had for itself, in bytes.
+
+    That is what is not a page of a mapped file, which the system takes back when it likes (RssAnon in proc(5)).
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.root, self.peak, self.done = psutil.Process(pid), 0, threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+
+    def watch(self) -> None:
+        while not self.done.wait(0.05):
+            try:
+                for each in [self.root, *self.root.children(recursive=True)]:
+                    self.peak = max(self.peak, own_memory(each.pid))
+            except psutil.Error:
+                pass
+
+    def stop(self) -> float:
+        self.done.set()
+        self.thread.join()
+        return self.peak / 2**20
+
+
+def own_memory(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+
+
+def run(stage: str, arguments: str, folder: Path, seconds: float | None = None) -> tuple[float, float]:
+    """Run a stage, for `seconds` at most, and give its seconds and its peak of memory in MiB."""
+    began = time.perf_counter()
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", f"stages.{stage}", *arguments.split()]
+        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
+    memory = Memory(process.pid)
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        code = 0
+    finally:
+        spent, mib = time.perf_counter() - began, memory.stop()
+        end(process)
+    if code:
+        raise click.ClickException(f"stages.{stage} failed: {(folder / 'log').read_text()[-2000:]}")
+    return spent, mib
+
+
+def measure(share: float, stages: tuple[str, ...]) -> list[Run]:
+    """Run prepare, augment and the first minute of train on the set of `share`."""
+    data, folder = rendered(share), KEPT / "growth"
+    remove(folder)
+    (folder / "data").mkdir(parents=True)
+    shutil.copytree(REPOSITORY / "data" / "weights", folder / "data" / "weights")
+    put_params(folder, {})
+    runs = []
+    for stage, arguments, splits in (
+        ("prepare", PREPARE.format(data=data), SPLITS),
+        ("augment", AUGMENT, ("train",)),
+        ("train", TRAIN, ("train",)),
+    ):
+        if stage in stages:
+            spent, mib = run(stage, arguments, folder, TRAIN_SECONDS if stage == "train" else None)
+            runs.append(Run(stage, share, images_of(share, splits), spent, mib))
+            click.echo(f"{stage:<8}{runs[-1].images:>6} images {spent:7.1f} s {mib:6.0f} MiB", err=True)
+    remove(folder)
+    return runs
+
+
+def verdicts(runs: list[Run]) -> list[str]:
+    """A sentence a stage: how each further image costs, and how far memory grows, from the first to the last size."""
+    said = []
+    for stage in dict.fromkeys(run.stage for run in runs):
+        own = sorted((run for run in runs if run.stage == stage), key=lambda run: run.images)
+        peak, growth = max(run.mib for run in own), max(run.mib for run in own) / min(run.mib for run in own) - 1
+        words = [f"memory {peak:.0f} MiB at most, {growth:+.0%} over the sizes"]
+        good = growth <= TOLERANCE and peak <= MOST_MIB
+        if stage != "train" and len(own) > 2:
+            # What a start costs is the same for all sizes; linear is what comes on top of it.
+            slopes = [(b.seconds - a.seconds) / (b.images - a.images) for a, b in pairwise(own)]
+            bend = slopes[-1] / slopes[0] - 1
+            words.insert(0, f"{1e3 * slopes[-1]:.2f} ms for each further image, {bend:+.0%} from the smaller sizes")
+            good = good and abs(bend) <= TOLERANCE
+        said.append(f"{stage}: {', '.join(words)}{'' if good else ' ✗'}")
+    return said
+
+
+@click.command()
+@click.option("--sizes", default="0.125,0.5,1", show_default=True, help="Of the competition's 23,847 images.")
+@click.option("--stages", default="prepare,augment,train", show_default=True)
+def main(sizes: str, stages: str) -> None:
+    """Run prepare, augment and a minute of train on rendered sets of 192 px, and print how time and memory grow.
+
+    Sets are rendered once and kept in .petals/bench, as are the figures: a size that was measured by this machine for
+    this version of the code is not measured again. Time is to be within 15 % of linear (its start aside), memory
+    within 15 % of constant, and under 600 MiB a process.
+    """
+    try:
+        shares = sorted({float(each) for each in sizes.split(",")})
+    except ValueError:
+        raise click.BadParameter(f"{sizes} should be numbers with commas between", param_hint="--sizes") from None
+    wanted = tuple(stages.split(","))
+    revision = subprocess.run(["git", "stash", "create"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    key = json.dumps([head, bool(revision), fingerprint(REPOSITORY), sorted(os.sched_getaffinity(0)), sorted(wanted)])
+    kept = KEPT / "growth.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    runs: list[Run] = []
+    for share in shares:
+        name = f"{share:g} {key}"
+        if name not in known or revision:
+            known[name] = [asdict(run) for run in measure(share, wanted)]
+            write_text(kept, json.dumps(known, indent=2) + "\n")
+        runs += [Run(**each) for each in known[name]]
+    click.echo("| stage | images | seconds | MiB |\n|---|---|---|---|")
+    for run in sorted(runs, key=lambda run: (wanted.index(run.stage), run.images)):
+        click.echo(f"| {run.stage} | {run.images} | {run.seconds:.1f} | {run.mib:.0f} |")
+    click.echo("\n".join(verdicts(runs)))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.growth")

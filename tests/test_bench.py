@@ -1,0 +1,139 @@
+"""The measurements: pairs and their table, growth and its verdict, and one row from end to end."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import REPOSITORY
+
+from benchmarks import bench, growth, oxford
+from benchmarks.growth import Run, verdicts
+from benchmarks.pairs import Row, alternate, ratios, table
+
+
+def row(reach: str, *measured: float, name: str = "train") -> Row:
+    return Row(name, "work", "bare work", reach, "images/s", list(measured), 20.0, 21.0, "as told")
+
+
+def test_sides_take_turns_and_the_limit_begins_every_second_pair():
+    turns = []
+
+    def side(name: str, value: float):
+        return lambda: turns.append(name) or value
+
+    ours, limit = alternate(side("ours", 3.0), side("limit", 4.0), 3)
+    assert turns == ["ours", "limit", "limit", "ours", "ours", "limit"]
+    assert ratios(ours, limit) == [0.75, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("reach", "measured", "reached"),
+    [
+        (">= 0.97", (0.5, 0.97, 1.5), True),
+        (">= 0.97", (0.96,), False),
+        ("<= 0.5", (0.4, 0.6, 0.45), True),
+        ("<= 0.5", (0.51,), False),
+        ("", (7.0,), None),
+    ],
+)
+def test_the_median_decides_what_is_reached(reach: str, measured: tuple[float, ...], reached: bool | None):
+    assert row(reach, *measured).reached is reached
+
+
+def test_the_table_has_median_spread_and_a_mark_for_what_is_missed():
+    lines = table([row(">= 0.97", 0.9, 0.95, 0.99).summary(), row("<= 0.5", 0.4).summary()]).splitlines()
+    assert lines[2] == "| work | bare work | ≥ 0.97 | 0.95 (0.9–0.99) ✗ | 20 images/s; as told |"
+    assert lines[3] == "| work | bare work | ≤ 0.5 | 0.4 | 20 images/s; as told |"
+
+
+def test_rows_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(bench, "alone", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(bench, "fingerprint", lambda root: {"cpu": "this"})
+    monkeypatch.setattr(bench, "ROWS", {"a": lambda _: row("", 1.0), "b": lambda _: row("", 2.0), "c": lambda _: None})
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(bench.main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    said = run()
+    assert "c: skipped" in said and "| work |" in said
+    monkeypatch.setitem(bench.ROWS, "b", lambda _: row("", 3.0))
+    monkeypatch.setattr(bench.main.params[0], "type", bench.click.Choice(list(bench.ROWS)))
+    assert "b: 3 of 3…3, was 2" in run("--only", "b")
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept["machine"]["cpu"] == "this"
+    assert {name: each["median"] for name, each in kept["rows"].items()} == {"a": 1.0, "b": 3.0}
+    monkeypatch.setattr(bench, "fingerprint", lambda root: {"cpu": "another"})
+    run("--only", "b")
+    assert list(json.loads((tmp_path / "results.json").read_text())["rows"]) == ["b"]
+
+
+def test_growth_is_judged_by_what_each_further_image_costs():
+    even = [
+        Run("prepare", share, images, 2 + images / 1000, 300.0)
+        for share, images in ((0.1, 1000), (0.5, 5000), (1, 10000))
+    ]
+    told = "prepare: 1.00 ms for each further image, +0% from the smaller sizes, "
+    assert verdicts(even) == [told + "memory 300 MiB at most, +0% over the sizes"]
+    bent = [*even[:2], Run("prepare", 1, 10000, 14.0, 300.0)]
+    assert verdicts(bent)[0].endswith("✗") and "+40% from the smaller sizes" in verdicts(bent)[0]
+    hungry = [*even[:2], Run("prepare", 1, 10000, 12.0, 360.0)]
+    assert "+20% over the sizes" in verdicts(hungry)[0] and verdicts(hungry)[0].endswith("✗")
+    assert verdicts([Run("train", 1, 10000, 60.0, 700.0)])[0].endswith("✗")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_memory_is_that_of_the_hungriest_process_without_mapped_files(tmp_path: Path):
+    (tmp_path / "file").write_bytes(bytes(60 * 2**20))
+    child = "x = bytearray(b'1') * (40 * 2**20); input()"
+    program = f"""
+import mmap, subprocess, sys
+file = open({str(tmp_path / "file")!r}, "rb")
+mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+sum(mapped[::4096])
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=sys.stdin)
+child.wait()
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    memory = growth.Memory(process.pid)
+    until = time.monotonic() + 60
+    while memory.peak < 40 * 2**20 and time.monotonic() < until:
+        memory.thread.join(0.05)
+    process.communicate(b"\n")
+    assert 40 <= memory.stop() < 60  # of the child alone, the parent's 60 MiB are mapped
+
+
+def test_a_run_is_timed_until_it_is_good_and_ended_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "told.py").write_text(
+        "import time\n"
+        "print('epoch 1/9: train loss 1.0, val macro F1 0.500', flush=True)\n"
+        "print('epoch 2/9: val macro F1 0.931', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    seconds, last = oxford.until_good(["told"], tmp_path, 0.93, float("inf"))
+    assert 0 < seconds < 600 and last == "0.931 after epoch 2"
+    assert oxford.until_good(["told"], tmp_path, 0.5, float("inf"))[1] == "0.500 after epoch 1"
+    assert oxford.until_good(["told"], tmp_path, 0.99, 0.0) == (None, "0.500 after epoch 1")
+
+
+def test_the_row_of_oxford_needs_its_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(oxford, "DATA", Path("data") / "not-there")
+    assert oxford.measure(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_train_is_measured_while_the_stage_runs(tmp_path: Path):
+    program = (
+        "from pathlib import Path; from benchmarks import training\n"
+        "quick = dict(epochs=1, image_size=32, views=0, batch_size=128, threads=1)\n"
+        f"row = training.measure(Path({str(tmp_path)!r}), **quick)\n"
+        "print(row.name, len(row.ratios), 0 < row.median < 10, row.ours > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["train 1 True True"], done.stderr
