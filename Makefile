@@ -46,7 +46,7 @@ fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 lint: $(STAMP)  ## check style, shell scripts and workflows
 	@ruff check .
 	@ruff format --check .
-	@shellcheck .ci/run .github/scripts/*.sh
+	@shellcheck .ci/run .github/scripts/*.sh cloud/*.sh
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
