@@ -64,7 +64,7 @@ fuzz: $(STAMP)  ## damage TFRecords in 20,000 ways and read them
 lint: $(STAMP)  ## check style, shell scripts, Dockerfiles and workflows
 	@ruff check .
 	@ruff format --check .
-	@shellcheck .ci/run .ci/tools .github/scripts/*.sh docker/*.sh
+	@shellcheck .ci/run .ci/tools .github/scripts/*.sh cloud/*.sh docker/*.sh
 	@hadolint Dockerfile docker/release.Dockerfile
 	@check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import TRAIN, first_line_alone, knobs, prepare_data, said, start, torchrun
+from processes import TRAIN, knobs, prepare_data, said, start, torchrun
 
 pytestmark = pytest.mark.slow
 PATIENCE = 3  # seconds that a host waits for the other
@@ -56,7 +56,7 @@ def test_a_host_that_is_cut_off_ends_the_run_and_the_next_goes_on(tmp_path: Path
         assert runs[0].stdout.readline().startswith("epoch 1/1000")
         ip("-n", hosts[0], "link", "set", "wire0", "down")
         for run in runs:
-            errors = run.communicate(timeout=20 * PATIENCE)[1]
+            errors = run.communicate(timeout=40 * PATIENCE)[1]
             assert run.returncode == 1
             (line,) = said(errors)
             assert line.startswith("Error: another process of this run") and "was lost" in line
@@ -64,6 +64,5 @@ def test_a_host_that_is_cut_off_ends_the_run_and_the_next_goes_on(tmp_path: Path
         for run in runs:
             run.kill()
             run.communicate()
-    assert not (other / "models").exists()
-
-    assert first_line_alone().startswith("going on from the checkpoint at epoch ")
+    # That one process goes on from such a checkpoint, tests/test_distributed.py shows.
+    assert [len(list((each / ".petals").glob("train-*.safetensors"))) for each in (tmp_path, other)] == [1, 0]
