@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from colour_model import colour_model
 from conftest import REPOSITORY
 from project import copy_project, environment, run, tiny_records
-from tiny_model import tiny_model
 
 DOCKER = REPOSITORY / "docker"
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
@@ -119,7 +119,7 @@ def image(tmp_path_factory) -> Path:
     run(f"{DOCKER}/install.sh {folder}/venv serving/requirements.txt constraints.txt", REPOSITORY, PATH=path)
     run(f"{DOCKER}/serve.sh {REPOSITORY} {folder}/venv {folder}/app", REPOSITORY)
     shutil.copy(DOCKER / "health.py", folder / "app")
-    tiny_model(folder / "model.onnx")
+    colour_model(folder / "model.onnx")
     folder.chmod(0o755)
     return folder
 
@@ -194,7 +194,7 @@ def test_the_smoke_test_fails_a_service_that_was_told_something_else(service, im
 
 @pytest.mark.slow
 def test_the_smoke_test_fails_a_service_that_has_another_model(service, tmp_path):
-    done = smoke(service, tiny_model(tmp_path / "other.onnx", seed=1))
+    done = smoke(service, colour_model(tmp_path / "other.onnx", seed=1))
     assert done.returncode == 1 and f"{service}: serves v1.2.3 of" in done.stdout
 
 

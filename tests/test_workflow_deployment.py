@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from colour_model import colour_model
 from conftest import REPOSITORY, calls
 from project import environment, run
-from tiny_model import tiny_model
 
 DIGEST = f"sha256:{'d' * 64}"
 GITHUB = {"GITHUB_RUN_NUMBER": "7", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_SHA": "a" * 40}
@@ -260,7 +260,7 @@ class Pretender(BaseHTTPRequestHandler):
 @pytest.fixture
 def pretender(tmp_path) -> Iterator[tuple[str, type[Pretender]]]:
     """The address of a service that answers as the model at `tmp_path`/model.onnx should."""
-    model = tiny_model(tmp_path / "model.onnx")
+    model = colour_model(tmp_path / "model.onnx")
     done = run(f"python .github/scripts/model_check.py {model}", REPOSITORY)
     check = json.loads(done.stdout)
     assert base64.b64decode(check["image"]).startswith(b"\x89PNG") and set(check["probabilities"]) > {"tulip"}

@@ -16,7 +16,7 @@ from petals.drift import Reference
 CLASSES = ("crocus", "daisy", "tulip")
 
 
-def tiny_model(path: Path, seed: int = 0) -> Path:
+def colour_model(path: Path, seed: int = 0) -> Path:
     """Write a model that tells three classes apart by an image's mean colour; `seed` chooses its weights."""
     random = np.random.default_rng(seed)
     weights = random.normal(size=(3, len(CLASSES))).astype(np.float32) / 50
