@@ -13,6 +13,7 @@ from petals.packed import Shards, create_shards, write_labels
 from petals.parallel import in_order
 from petals.parts import Part, Parts, key, save_keys
 from petals.rawdata import Dataset, Source
+from petals.resizing import bicubic
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def pack_source(job: Job) -> Packed:
     for row, record in enumerate(job.source.records(), job.start):
         keys.append(key(record.data, job.image_size))
         found = ready.find(keys[-1:])
-        image = square(decode(record.data, record.where), job.image_size) if found is None else found[0]
+        image = square(decode(record.data, record.where), job.image_size, bicubic) if found is None else found[0]
         shards.write(row, image[None])
         ids.append(record.id)
         places.append(record.where)

@@ -3,12 +3,14 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from petals import images, resizing
 from petals.errors import PetalsError
 from petals.images import MAX_PIXELS, decode, square
 from petals.tfrecord import decode_example, read_records
@@ -234,12 +236,13 @@ def keys_bicubic(source: int, target: int) -> np.ndarray:
     return weights
 
 
+@pytest.mark.parametrize("resize", [images.bicubic, resizing.bicubic])
 @pytest.mark.parametrize(("side", "size"), [(192, 128), (331, 128), (1000, 96), (64, 96), (3, 8), (1, 4)])
-def test_square_resizes_as_the_filter_is_defined(side: int, size: int):
+def test_square_resizes_as_the_filter_is_defined(side: int, size: int, resize: Callable):
     image = np.asarray(photograph(side, side))
     weights = keys_bicubic(side, size)
     exact = np.einsum("ih,hwc,jw->ijc", weights, image.astype(float), weights, optimize=True)
-    difference = np.abs(square(image, size) - np.clip(exact, 0, 255))
+    difference = np.abs(square(image, size, resize) - np.clip(exact, 0, 255))
     assert difference.max() < 4  # it rounds and clips between its two passes
     assert difference.mean() < 0.5
 
@@ -254,6 +257,14 @@ def test_square_takes_the_centre(height: int, width: int):
     assert cut.flags.c_contiguous
     resized = square(image, 6)
     assert resized.shape == (6, 6, 3) and resized.dtype == np.uint8 and resized.flags.writeable
+
+
+@pytest.mark.parametrize("size", [64, 128, 300])
+def test_both_resizes_agree(size: int):
+    image = np.asarray(photograph(192, 192))
+    ours, pillows = (resize(image, size).astype(int) for resize in (resizing.bicubic, images.bicubic))
+    assert np.abs(ours - pillows).max() <= 2
+    assert (ours != pillows).mean() < 0.02
 
 
 @pytest.mark.real

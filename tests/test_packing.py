@@ -16,6 +16,7 @@ from petals.packed import PackedSplit
 from petals.packing import pack, pack_part
 from petals.parts import Part, parts_of
 from petals.rawdata import Dataset, open_dataset
+from petals.resizing import bicubic
 from petals.tfrecord import encode_example, write_records
 
 SIZE = 16
@@ -56,7 +57,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
     packed = pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, workers=1)
     split = PackedSplit(tmp_path / "train")
-    expected = np.stack([square(decode(jpeg(n), "here"), SIZE) for n in range(13)])
+    expected = np.stack([square(decode(jpeg(n), "here"), SIZE, bicubic) for n in range(13)])
     assert np.array_equal(split.images.read(range(13)), expected)
     assert split.ids == packed.ids == [f"é{n}" for n in range(13)]
     assert split.labels.tolist() == packed.labels.tolist() == [n % 3 for n in range(13)]
