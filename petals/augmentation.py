@@ -123,7 +123,7 @@ class BatchAugmentation:
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes)."""
-        images = self.image_steps(images)
+        images = self.image_steps(images.contiguous())  # Kornia is faster on planes than on pixels
         chance = float(torch.rand(()))
         if chance < self.mixup_share:
             images, mixed = self.mixup(images, labels)
