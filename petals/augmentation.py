@@ -124,7 +124,7 @@ class BatchAugmentation:
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes)."""
-        images = self.image_steps(images)
+        images = self.image_steps(images.contiguous())  # Kornia is faster on planes than on pixels
         mix = self.draw_mix()
         if not mix:
             return images, self.one_hot(labels)
@@ -164,7 +164,7 @@ class BatchAugmentation:
     def prepared(self, images: Tensor, rows: Tensor) -> Tensor:
         """The images at `rows` after flip, erasing and policy, drawn as for the whole batch."""
         with DrawsOfWholeBatch(rows, len(images)):
-            return self.image_steps(to_floats(images[rows]))
+            return self.image_steps(to_floats(images[rows]).contiguous())
 
     def draw_mix(self) -> nn.Module | None:
         chance = float(torch.rand(()))

@@ -87,7 +87,8 @@ class Checkpoint:
         for number, slots in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        floats = [tensor for tensor in state.values() if tensor.is_floating_point() and tensor.numel()]
+        if not torch.stack(torch._foreach_norm(floats, torch.inf)).isfinite().all():
             rate = self.optimizer.param_groups[0]["lr"]
             at = f"step {progress['step']} of {progress['steps']}, learning rate {rate:.3g}"
             raise PetalsError(f"the weights are no longer finite at {at}: lower lr; the last checkpoint stays")

@@ -43,6 +43,18 @@ def set_up(device: str, threads: int) -> torch.device:
     return torch.device(device)
 
 
+def reseed(seed: int, device: torch.device) -> None:
+    """As torch.manual_seed, for the processor and `device` alone.
+
+    That one also writes down the stack for each kind of GPU that may be woken later, a millisecond a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def describe(device: torch.device) -> str:
     """What kind of processor a device is, as far as it decides the last bits of a result."""
     if device.type == "cuda":

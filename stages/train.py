@@ -12,7 +12,7 @@ from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
 from petals.calibration import fit_temperature
 from petals.curves import Curves
-from petals.devices import autocast, choose_precision, describe, set_up
+from petals.devices import autocast, choose_precision, describe, reseed, set_up
 from petals.errors import PetalsError
 from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
@@ -102,7 +102,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                 for each in optimizer.param_groups:
                     each["lr"] = lr * each["scale"]
 
-                torch.manual_seed(seed_for(params.seed, "step", step))
+                reseed(seed_for(params.seed, "step", step), device)
                 images, labels = (each.to(device) for each in data.read(rows, epoch))
                 images, targets = augment.of_rows(group.share(len(rows)), images, labels)
                 optimizer.zero_grad()
