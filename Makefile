@@ -50,7 +50,7 @@ bucket-stop: $(STAMP)  ## end it, and point at the real remote again
 	@python -m petals.bucket stop
 
 serve: $(STAMP)  ## serve the model of the last run on this machine: make serve PORT=8000
-	@PETALS_REVISION=$${PETALS_REVISION-$$(git rev-parse HEAD 2>/dev/null)} python -m serving $(if $(PORT),--port $(PORT))
+	@PETALS_REVISION=$${PETALS_REVISION-$$(git diff --quiet HEAD -- dvc.lock 2>/dev/null && git rev-parse HEAD)} python -m serving $(if $(PORT),--port $(PORT))
 
 rollback:  ## give production's traffic back to the revision that had it before
 	@.github/scripts/traffic.sh to previous

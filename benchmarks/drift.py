@@ -7,6 +7,7 @@ import click
 import numpy as np
 from PIL import Image, ImageFilter
 
+from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.rawdata import open_dataset
 from serving.metrics import DRIFT
@@ -59,9 +60,12 @@ CHANGES = {
 @click.option("--data", default=Path("data/sample"), show_default=True, type=click.Path(path_type=Path))
 def main(model: Path, data: Path) -> None:
     """Give MODEL the validation images of DATA, changed in one way after the other, and print a table."""
-    sources = open_dataset(data, 1, 0.2).splits["val"]
-    size = Served(model, BATCH).image_size
-    images = [square(decode(record.data, record.where), size) for source in sources for record in source.records()]
+    try:
+        sources = open_dataset(data, 1, 0.2).splits["val"]
+        size = Served(model, BATCH).image_size
+        images = [square(decode(record.data, record.where), size) for source in sources for record in source.records()]
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
     click.echo(
         "| validation images | in the window | PSI, classes | PSI, confidence | KS, distance |\n" + "|---" * 5 + "|"
     )

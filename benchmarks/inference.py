@@ -17,8 +17,9 @@ from benchmarks.pairs import Row, alternate, ratios
 from petals import models
 from petals.devices import set_up
 from petals.files import remove
+from petals.inference import OUTPUTS, open_session
 from petals.models import weights
-from petals.onnx_export import export, open_session, predict
+from petals.onnx_export import assemble, network, write
 from petals.packed import PackedSplit
 from petals.params import ExportParams, TrainParams, load_params
 from petals.predicting import BATCH, probabilities
@@ -97,7 +98,7 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
     params = load_params(ExportParams, folder / "params.yaml")
     device = set_up("cpu", params.threads)
     net, info = weights.load(model(folder))
-    export(net, info, folder / "models" / "model.onnx")
+    write(assemble(network(net), info), info, folder / "models" / "model.onnx")
     session = open_session(folder / "models" / "model.onnx", params.threads)
     image = PackedSplit(folder / "data" / "prepared" / "val").images.read([0])
 
@@ -108,7 +109,7 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
         return (time.perf_counter() - began) / 20
 
     def onnx() -> float:
-        return seconds(predict, session, image)
+        return seconds(session.run, OUTPUTS[:1], {"image": image})
 
     def eager() -> float:
         return seconds(probabilities, net, [image], device, len(info["classes"]))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from benchmarks.workspace import REPOSITORY, make_workspace
 from petals.files import STATE, replacing
@@ -48,17 +49,14 @@ def put_params(folder: Path, settings: Mapping[str, object]) -> None:
     (folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
-PREPARE = "{data} data/prepared metrics/prepare.json plots/classes.csv plots/duplicates.csv"
-AUGMENT = "data/prepared/train data/augmented plots/augmentation.png"
-TRAIN = (
-    "data/prepared/train data/prepared/val data/augmented data/weights/true"
-    " models/model.safetensors metrics/train.json plots/train"
-)
-EVALUATE = (
-    "models/model.safetensors data/prepared/val data/prepared/test metrics/evaluate.json metrics/robustness.json"
-    " plots data/submission.csv"
-)
-EXPORT = "models/model.safetensors data/prepared/val models/model.onnx metrics/export.json"
+def arguments(stage: str) -> str:
+    """What dvc.yaml hands to a stage, with {data} in the place of the data set."""
+    command = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
+    given = command.partition(f"stages.{stage} ")[2]
+    return given.replace('"${data}"', "{data}").replace('"data/weights/${pretrained}"', "data/weights/true")
+
+
+PREPARE, AUGMENT, TRAIN, EVALUATE, EXPORT = map(arguments, ("prepare", "augment", "train", "evaluate", "export"))
 
 
 def pipeline_folder(folder: Path, stages: tuple[str, ...], **settings: object) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from benchmarks.clients import Request, Sent, send
+from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
 from petals.rawdata import open_dataset
@@ -43,8 +44,14 @@ def main(model: Path, data: Path, requests: int, soak: int) -> None:
     clients in it, and the service has all three, on the same processors. Both are measured before and after each row,
     because the speed of a machine changes; a row is compared with the mean of the two.
     """
-    sources = open_dataset(data, 1, 0.2).splits["val"]
-    pictures = [record.data for source in sources for record in source.records()]
+    try:
+        Model.open(model)
+        sources = open_dataset(data, 1, 0.2).splits["val"]
+        pictures = [record.data for source in sources for record in source.records()]
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
+    if len(pictures) < max(BATCHES):
+        raise click.ClickException(f"{data}: {len(pictures)} validation images; at least {max(BATCHES)} are needed")
     good = [Request.post(picture) for picture in pictures]
     mixed = one_in_ten_malformed(good, pictures)
     click.echo(f"{len(pictures)} images of {np.mean([*map(len, pictures)]):,.0f} bytes, {SERVICE.threads} threads\n")

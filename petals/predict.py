@@ -1,6 +1,7 @@
 """`python -m petals.predict`: which flowers are on some photographs, with ONNX Runtime alone."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ TOP = 5
 def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
     """Each file of `paths`, and the visible images in and below each folder; an error in the place of what is amiss."""
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # unlike Path's, it takes any name for an answer
             yield path
             continue
         found = sorted(
@@ -95,7 +96,7 @@ def main(context: click.Context, images: tuple[Path, ...], model: Path, as_json:
         path, best = found
         if as_json:
             predictions = [{"class": name, "probability": round(value, 6)} for name, value in best]
-            click.echo(json.dumps({"image": str(path), "predictions": predictions}, ensure_ascii=False))
+            click.echo(json.dumps({"image": str(path), "predictions": predictions}))
         else:
             click.echo(shown(path))
             for name, value in best:
