@@ -225,7 +225,7 @@ class Group:
         for whole, part in zip((probabilities, features), mine, strict=True):
             for number, start in enumerate(starts):
                 whole[start : start + BATCH] = part[number * BATCH : (number + 1) * BATCH]
-            dist.all_reduce(torch.from_numpy(whole), group=self.steps)
+            dist.all_reduce(torch.from_numpy(whole))  # a slower machine may need minutes more for its share
         return probabilities, features
 
     def predict(self, net: Classifier, split: PackedSplit) -> np.ndarray:
@@ -248,7 +248,7 @@ def first_to_fail() -> bool:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return True
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    key = f"petals/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    key = f"petals/failed/{os.environ.get('GROUP_RANK', 0)}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:
         socket.create_connection(place, timeout=2).close()  # where this fails, the store would write pages about it
         return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=2)).add(key, 1) == 1

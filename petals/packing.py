@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
+from petals import images, resizing
 from petals.duplicates import thumbnail
 from petals.files import replacing
 from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
 from petals.parallel import in_order
-from petals.parts import Part, Parts, key, save_keys
+from petals.parts import Part, Parts, code, key, save_keys
 from petals.rawdata import Dataset, Source
 from petals.resizing import bicubic
+
+CODE = code(images, resizing)  # that decides a pixel
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def pack_source(job: Job) -> Packed:
     shards, ready = Shards(job.folder, "r+"), Parts(job.parts)
     ids, places, labels, thumbnails, keys = [], [], [], [], []
     for row, record in enumerate(job.source.records(), job.start):
-        keys.append(key(record.data, job.image_size))
+        keys.append(key(CODE, record.data, job.image_size))
         found = ready.find(keys[-1:])
         image = square(decode(record.data, record.where), job.image_size, bicubic) if found is None else found[0]
         shards.write(row, image[None])

@@ -7,19 +7,20 @@ import click
 import numpy as np
 import torch
 
-from petals import pictures
+from petals import augmentation, draws, pictures
 from petals.augmentation import POLICY_KNOBS, render_views, view_policy
 from petals.devices import keep_freed_memory
 from petals.files import replacing
 from petals.packed import PackedSplit, Shards, create_shards
 from petals.parallel import in_threads
 from petals.params import AugmentParams, load_params
-from petals.parts import Part, Parts, key, parts_of, save_keys
+from petals.parts import Part, Parts, code, key, parts_of, save_keys
 from petals.tables import write_json
 from stages.cli import progress, stage
 from stages.dividing import part_option
 
 CHUNK = 64  # images at a time; part of the result, since Kornia's last bits may depend on the batch
+CODE = code(augmentation, draws)  # that decides a pixel of a view
 
 
 @stage(AugmentParams)
@@ -83,7 +84,7 @@ class Chunks:
     def keys(self, start: int, view: int) -> list[bytes]:
         rows = self.rows(start)
         ids = [self.split.ids[row] for row in rows]
-        chunk = key(self.split.images.read(rows).tobytes(), ids, view, self.seed, self.knobs)
+        chunk = key(CODE, self.split.images.read(rows).tobytes(), ids, view, self.seed, self.knobs)
         return [key(chunk, number) for number in range(len(rows))]
 
 

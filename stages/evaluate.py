@@ -7,7 +7,7 @@ import numpy as np
 
 from petals import checkpoint, distributed, pictures
 from petals.calibration import cross_fitted, rescale
-from petals.devices import set_up
+from petals.devices import describe, set_up
 from petals.drift import Reference
 from petals.files import write_text
 from petals.models import weights
@@ -50,6 +50,8 @@ def main(
     params = load_params(EvaluateParams)
     device = set_up(distributed.local_device(params.device), params.threads)
     group = distributed.join(device)
+    if group.size > 1:
+        group.check(checkpoint.fingerprint(params.model_dump() | {"device": describe(device)}, [val, test]))
     if group.main:
         checkpoint.discard_finished()
     with group.borrowed(model, model.with_suffix(".json")) as (weights_file, _):

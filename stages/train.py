@@ -69,7 +69,6 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     policy = view_policy(data.policy, data.size) if data.versions == 1 else None
     augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
-    learner = group.learner(net)
 
     steps_per_epoch = len(data.order(0, params.batch_size))
     epochs = max(params.epochs, math.ceil(params.min_steps / steps_per_epoch))
@@ -81,6 +80,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
     key = checkpoint.fingerprint(settings, inputs)
     group.check(key)
+    learner = group.learner(net)
     saved = checkpoint.Checkpoint(key, net, optimizer, average, group.main)
     state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:

@@ -17,7 +17,7 @@ TRAIN = (
 )
 EVALUATE = (
     *("models/model.safetensors", "data/prepared/val", "data/prepared/test"),
-    *("metrics/evaluate.json", "metrics/robustness.json", "plots", "data/submission.csv"),
+    *("metrics/evaluate.json", "metrics/robustness.json", "plots", "data/submission.csv", "models/reference.json"),
 )
 
 

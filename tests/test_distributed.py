@@ -14,6 +14,7 @@ from torch import nn
 
 from petals import distributed
 from petals.distributed import Group
+from petals.drift import Reference
 from petals.errors import PetalsError
 from stages import cli, evaluate, prepare, train
 
@@ -80,6 +81,11 @@ def test_two_processes_end_where_one_does(folder, monkeypatch):
     assert len(curve(folder, "train/loss.tsv")) == 3
     assert answers(folder) == answers(folder / "one")
     assert scores(folder, "robustness") == scores(folder / "one", "robustness")
+    found, expected = (
+        Reference.from_json((each / "models/reference.json").read_text()) for each in (folder, folder / "one")
+    )
+    assert found.images == expected.images and found.classes == expected.classes
+    assert found.mean == pytest.approx(expected.mean, abs=1e-3)
 
 
 def test_parts_that_follow_one_another_end_there_too(folder, monkeypatch):
