@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import psutil
 
-from benchmarks.lab import AUGMENT, KEPT, PREPARE, TRAIN, environment, put_params
+from benchmarks.lab import KEPT, command, environment, put_params
 from benchmarks.overhead import end
 from benchmarks.workspace import REPOSITORY
 from petals.files import remove, write_text
@@ -89,12 +89,12 @@ def own_memory(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
-def run(stage: str, arguments: str, folder: Path, seconds: float | None = None) -> tuple[float, float]:
+def run(stage: str, data: Path, folder: Path, seconds: float | None = None) -> tuple[float, float]:
     """Run a stage, for `seconds` at most, and give its seconds and its peak of memory in MiB."""
     began = time.perf_counter()
     with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", f"stages.{stage}", *arguments.split()]
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
+        line = [sys.executable, "-m", f"stages.{stage}", *command(stage, data)]
+        process = subprocess.Popen(line, cwd=folder, env=environment(), stdout=log, stderr=log)
     memory = Memory(process.pid)
     try:
         code = process.wait(seconds)
@@ -116,13 +116,9 @@ def measure(share: float, stages: tuple[str, ...]) -> list[Run]:
     shutil.copytree(REPOSITORY / "data" / "weights", folder / "data" / "weights")
     put_params(folder, {})
     runs = []
-    for stage, arguments, splits in (
-        ("prepare", PREPARE.format(data=data), SPLITS),
-        ("augment", AUGMENT, ("train",)),
-        ("train", TRAIN, ("train",)),
-    ):
+    for stage, splits in (("prepare", SPLITS), ("augment", ("train",)), ("train", ("train",))):
         if stage in stages:
-            spent, mib = run(stage, arguments, folder, TRAIN_SECONDS if stage == "train" else None)
+            spent, mib = run(stage, data, folder, TRAIN_SECONDS if stage == "train" else None)
             runs.append(Run(stage, share, images_of(share, splits), spent, mib))
             click.echo(f"{stage:<8}{runs[-1].images:>6} images {spent:7.1f} s {mib:6.0f} MiB", err=True)
     remove(folder)

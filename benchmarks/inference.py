@@ -12,14 +12,13 @@ import stages  # sets what must be set before torch is loaded  # noqa: F401
 # isort: split
 import torch
 
-from benchmarks.lab import EVALUATE, pipeline_folder, repeated
+from benchmarks.lab import command, pipeline_folder, repeated
 from benchmarks.pairs import Row, alternate, ratios
-from petals import models
+from petals import models, onnx_export
 from petals.devices import set_up
 from petals.files import remove
 from petals.inference import OUTPUTS, open_session
 from petals.models import weights
-from petals.onnx_export import assemble, network, write
 from petals.packed import PackedSplit
 from petals.params import ExportParams, TrainParams, load_params
 from petals.predicting import BATCH, probabilities
@@ -80,7 +79,7 @@ def measure_evaluate(scratch: Path, count: int = 2048, **settings: object) -> Ro
         return turns.progress(*arguments)
 
     with contextlib.chdir(folder), mock.patch.object(evaluate, "progress", progress):
-        evaluate.main.main(EVALUATE.split(), standalone_mode=False)
+        evaluate.main.main(command("evaluate"), standalone_mode=False)
     group = 4 if count >= 8 * BATCH else 1
     ours, limit = (in_groups(side, group) for side in turns.plain)
     with_corruption = ratios(*(in_groups(side, group) for side in reversed(turns.corrupted)))
@@ -98,7 +97,7 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
     params = load_params(ExportParams, folder / "params.yaml")
     device = set_up("cpu", params.threads)
     net, info = weights.load(model(folder))
-    write(assemble(network(net), info), info, folder / "models" / "model.onnx")
+    onnx_export.write(onnx_export.assemble(onnx_export.network(net), info), info, folder / "models" / "model.onnx")
     session = open_session(folder / "models" / "model.onnx", params.threads)
     image = PackedSplit(folder / "data" / "prepared" / "val").images.read([0])
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,10 +32,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def run_stage(stage: str, arguments: str, folder: Path) -> None:
+def run_stage(stage: str, folder: Path, data: str | Path = REPOSITORY / "data" / "sample") -> None:
     """Run one stage of this working tree in `folder`; raises RuntimeError with what it said where it fails."""
-    command = [sys.executable, "-m", f"stages.{stage}", *arguments.split()]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    line = [sys.executable, "-m", f"stages.{stage}", *command(stage, data)]
+    done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"stages.{stage} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
@@ -49,14 +50,11 @@ def put_params(folder: Path, settings: Mapping[str, object]) -> None:
     (folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
-def arguments(stage: str) -> str:
-    """What dvc.yaml hands to a stage, with {data} in the place of the data set."""
-    command = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
-    given = command.partition(f"stages.{stage} ")[2]
-    return given.replace('"${data}"', "{data}").replace('"data/weights/${pretrained}"', "data/weights/true")
-
-
-PREPARE, AUGMENT, TRAIN, EVALUATE, EXPORT = map(arguments, ("prepare", "augment", "train", "evaluate", "export"))
+def command(stage: str, data: str | Path = REPOSITORY / "data" / "sample") -> list[str]:
+    """The arguments that dvc.yaml gives `stage`, whose raw photographs are in `data`."""
+    text = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
+    arguments = text.partition(f"stages.{stage} ")[2].replace("${data}", str(data)).replace("${pretrained}", "true")
+    return shlex.split(arguments)
 
 
 def pipeline_folder(folder: Path, stages: tuple[str, ...], **settings: object) -> Path:
@@ -64,10 +62,8 @@ def pipeline_folder(folder: Path, stages: tuple[str, ...], **settings: object) -
     (folder / "data").mkdir(parents=True, exist_ok=True)
     shutil.copytree(REPOSITORY / "data" / "weights", folder / "data" / "weights", dirs_exist_ok=True)
     put_params(folder, settings)
-    commands = {"prepare": PREPARE.format(data=REPOSITORY / "data" / "sample"), "augment": AUGMENT, "train": TRAIN,
-                "evaluate": EVALUATE, "export": EXPORT}  # fmt: skip
     for stage in stages:
-        run_stage(stage, commands[stage], folder)
+        run_stage(stage, folder)
     return folder
 
 

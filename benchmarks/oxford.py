@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.lab import AUGMENT, PREPARE, REPOSITORY, TRAIN, environment, put_params, run_stage
+from benchmarks.lab import REPOSITORY, command, environment, put_params, run_stage
 from benchmarks.overhead import end
 from benchmarks.pairs import Row
 from petals.params import read_mapping
@@ -29,18 +29,18 @@ def unpacked(folder: Path) -> Path:
     return folder
 
 
-def until_good(command: list[str], folder: Path, goal: float, patience: float) -> tuple[float | None, str]:
-    """Seconds until `command` prints a macro F1 of `goal`, None where it ends or `patience` seconds pass before.
+def until_good(line: list[str], folder: Path, goal: float, patience: float) -> tuple[float | None, str]:
+    """Seconds until `python -m line` prints a macro F1 of `goal`, None where it ends or `patience` seconds pass before.
 
     And the last epoch that it told of.
     """
     began, last = time.perf_counter(), "no epoch"
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *line], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
     )
     try:
-        for line in process.stdout:
-            if found := re.search(r"(epoch \d+)/\d+:.*val macro F1 ([\d.]+)", line):
+        for said in process.stdout:
+            if found := re.search(r"(epoch \d+)/\d+:.*val macro F1 ([\d.]+)", said):
                 last, spent = f"{found[2]} after {found[1]}", time.perf_counter() - began
                 if float(found[2]) >= goal:
                     return spent, last
@@ -61,16 +61,16 @@ def measure(scratch: Path, goal: float = GOAL, **settings: object) -> Row | None
     (folder / "data" / "weights" / "true").touch()
     put_params(folder, {"image_size": PIXELS} | settings)
     began = time.perf_counter()
-    run_stage("prepare", PREPARE.format(data=REPOSITORY / DATA), folder)
-    run_stage("augment", AUGMENT, folder)
+    run_stage("prepare", folder, REPOSITORY / DATA)
+    run_stage("augment", folder)
     rendered = time.perf_counter() - began
-    trained, ours = until_good(["stages.train", *TRAIN.split()], folder, goal, float("inf"))
+    trained, ours = until_good(["stages.train", *command("train")], folder, goal, float("inf"))
     if trained is None:
         raise RuntimeError(f"the pipeline did not reach {goal} on {DATA}: {ours}")
     mine = rendered + trained
     threads = read_mapping(folder / "params.yaml")["threads"]
-    command = ["benchmarks.usual", str(photographs), "--size", str(PIXELS), "--threads", str(threads)]
-    usual, theirs = until_good(command, folder, goal, PATIENCE * mine)
+    line = ["benchmarks.usual", str(photographs), "--size", str(PIXELS), "--threads", str(threads)]
+    usual, theirs = until_good(line, folder, goal, PATIENCE * mine)
     note = f"ours {ours}, the usual way {theirs}" + ("" if usual else f", cut off after {PATIENCE:g} times as long")
     usual = usual or PATIENCE * mine
     return Row(

@@ -15,7 +15,7 @@ from kornia_rs.io import decode_image_jpegturbo
 from torch.nn import functional as F
 
 from benchmarks import lab
-from benchmarks.lab import AUGMENT, PREPARE, pipeline_folder, put_params, repeated, run_stage
+from benchmarks.lab import pipeline_folder, put_params, repeated, run_stage
 from benchmarks.pairs import Row, alternate, ratios
 from petals.augmentation import POLICY_KNOBS, view_policy
 from petals.files import remove
@@ -61,7 +61,7 @@ def measure_prepare(scratch: Path, pairs: int = 3, share: float = 1.0, **setting
     def ours() -> float:
         remove(folder / "data")
         began = time.perf_counter()
-        run_stage("prepare", PREPARE.format(data=data), folder)
+        run_stage("prepare", folder, data)
         return total / (time.perf_counter() - began)
 
     def limit() -> float:
@@ -90,7 +90,7 @@ def measure_augment(scratch: Path, pairs: int = 2, count: int = SPLIT_SIZES["tra
 
     def ours() -> float:
         began = time.perf_counter()
-        run_stage("augment", AUGMENT, folder)
+        run_stage("augment", folder)
         return params.views * count / (time.perf_counter() - began)
 
     def apply(_: int) -> float:

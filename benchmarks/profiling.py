@@ -8,21 +8,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks.lab import AUGMENT, EVALUATE, EXPORT, PREPARE, TRAIN, environment, pipeline_folder
+from benchmarks.lab import command, environment, pipeline_folder
 from benchmarks.workspace import REPOSITORY
 from petals.files import STATE
 
-STAGES = {
-    "prepare": PREPARE.format(data=REPOSITORY / "data" / "sample"),
-    "augment": AUGMENT,
-    "train": TRAIN,
-    "evaluate": EVALUATE,
-    "export": EXPORT,
-}
+STAGES = ("prepare", "augment", "train", "evaluate", "export")
 
 
 @click.command()
-@click.argument("stage", type=click.Choice(list(STAGES)), default="train")
+@click.argument("stage", type=click.Choice(STAGES), default="train")
 @click.option("--rate", default=100, show_default=True, help="Samples a second.")
 def main(stage: str, rate: int) -> None:
     """Run STAGE on the sample under py-spy, and write .petals/profile-STAGE.svg: open it in a browser.
@@ -32,12 +26,12 @@ def main(stage: str, rate: int) -> None:
     """
     picture = REPOSITORY / STATE / f"profile-{stage}.svg"
     picture.parent.mkdir(exist_ok=True)
-    before = tuple(list(STAGES)[: list(STAGES).index(stage)])
+    before = STAGES[: STAGES.index(stage)]
     with tempfile.TemporaryDirectory(prefix="petals-profile-") as scratch:
         folder = pipeline_folder(Path(scratch) / stage, before, epochs=1, min_steps=0, robustness=1)
         sampler = [Path(sys.executable).with_name("py-spy"), "record", "--output", picture, "--rate", str(rate)]
-        command = [*sampler, "--subprocesses", "--", sys.executable, "-m", f"stages.{stage}", *STAGES[stage].split()]
-        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+        line = [*sampler, "--subprocesses", "--", sys.executable, "-m", f"stages.{stage}", *command(stage)]
+        done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True)
     if done.returncode or not picture.is_file():
         said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
         raise click.ClickException(f"py-spy: {said[-1]}; it needs the right to look at processes (ptrace)")

@@ -13,7 +13,7 @@ import stages  # sets what must be set before torch is loaded  # noqa: F401
 import torch
 from torch import nn
 
-from benchmarks.lab import TRAIN, pipeline_folder
+from benchmarks.lab import command, pipeline_folder
 from benchmarks.pairs import Row, ratios
 from petals import models
 from petals.optim import adamw
@@ -104,7 +104,7 @@ def measure(scratch: Path, epochs: int = 6, **settings: object) -> Row:
         mock.patch.object(train, "watch", turns.watch),
         contextlib.suppress(Enough),
     ):
-        train.main.main(TRAIN.split(), standalone_mode=False)
+        train.main.main(command("train"), standalone_mode=False)
     ours, limit = (side[1:] for side in turns.spent)
     params = load_params(TrainParams, folder / "params.yaml")
     images = len(PackedSplit(folder / "data" / "prepared" / "train")) // params.batch_size * params.batch_size
