@@ -1,5 +1,6 @@
 """Stages in several processes, as torchrun starts them, on a tiny data set."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,5 +64,5 @@ def start(command: list[str], folder: Path = Path(), **more: str) -> subprocess.
 
 
 def said(errors: str) -> list[str]:
-    """The lines that the stages wrote to standard error, without torchrun's own report."""
-    return [line for line in errors.splitlines() if line.startswith(("Error: ", "stopped by "))]
+    """What the stages wrote to standard error, without torchrun's own report, which may stand in the same line."""
+    return re.findall(r"(?<!\w)(?:Error: |stopped by ).*", errors)

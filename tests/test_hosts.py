@@ -58,6 +58,7 @@ def test_a_host_that_is_cut_off_ends_the_run_and_the_next_goes_on(tmp_path: Path
         for run in runs:
             errors = run.communicate(timeout=40 * PATIENCE)[1]
             assert run.returncode == 1
+            assert len(said(errors)) == 1, errors
             (line,) = said(errors)
             assert line.startswith("Error: another process of this run") and "was lost" in line
     finally:
