@@ -21,6 +21,8 @@ from small_model import CLASSES, pictures, pixels, write_model
 
 from benchmarks.clients import Request
 from petals.inference import Model
+from serving.pictures import read
+from serving.refusals import Refusal
 
 GOOD, LABELS = pictures(5000, 2)
 JPEG = GOOD[0]
@@ -59,9 +61,9 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def scans(number: int) -> bytes:
+def scans(number: int, side: int = 64) -> bytes:
     """A progressive JPEG whose last scan comes so many times."""
-    data = encoded(Image.new("RGB", (64, 64), "red"), "JPEG", progressive=True)
+    data = encoded(Image.new("RGB", (side, side), "red"), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * number + data[-2:]
 
@@ -111,6 +113,7 @@ REFUSED = {
     "endless chunks": (png(8, 8, *[(b"teST", b"")] * 21_000), 422, "damaged"),
     "endless padding": (b"\xff\xd8" + b"\xff" * 250_000, 422, "damaged"),
     "endless scans": (scans(3000), 422, "damaged"),
+    "many scans of many pixels": (scans(60, 1700), 422, "damaged"),
     "many bytes": (bytes(300_001), 413, "300,000 bytes at most"),
 }
 
@@ -125,6 +128,12 @@ def test_what_is_no_sound_photograph_is_refused_in_one_line(service, name):
         assert answer.status_code == status
         assert says in answer.json()["detail"] and "\n" not in answer.json()["detail"]
     assert service.post(JPEG).status_code == 200
+
+
+def test_scans_are_counted_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setattr("serving.pictures.decode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(Refusal, match="damaged"):
+        read(scans(60, 1700), "file 1", 32, 3_000_000, large=True)
 
 
 def test_one_bad_file_among_several_is_named(service):
