@@ -1,5 +1,7 @@
 """The service as its clients meet it."""
 
+import asyncio
+import hashlib
 import http.client
 import io
 import json
@@ -23,6 +25,7 @@ from benchmarks.clients import Request
 from petals.inference import Model
 from serving.pictures import read
 from serving.refusals import Refusal
+from serving.served import Shelf
 
 GOOD, LABELS = pictures(5000, 2)
 JPEG = GOOD[0]
@@ -324,6 +327,32 @@ def test_another_model_is_taken_up_while_requests_go_on(model, tmp_path):
         metrics = service.metrics()
         assert metrics["petals_model_loads_total{taken up}"] == 1
         assert metrics["petals_model_loads_total{refused}"] >= 2
+
+
+def test_a_file_that_is_replaced_while_it_is_taken_up_is_taken_up_next(model, tmp_path, monkeypatch):
+    path, another = tmp_path / "model.onnx", tmp_path / "another.onnx"
+    path.write_bytes(model.read_bytes())
+    write_model(another, 2)
+    expected = hashlib.sha256(another.read_bytes()).hexdigest()
+    opened = Model.open
+
+    def replaced(path, **options):
+        if another.exists():
+            another.replace(path)
+        return opened(path, **options)
+
+    monkeypatch.setattr("serving.served.Model.open", replaced)
+    monkeypatch.setattr("serving.served.POLL", 0.01)
+
+    async def main() -> None:
+        done = asyncio.Event()
+        shelf = Shelf(path, 50, lambda well: done.set())
+        watching = asyncio.create_task(shelf.watch())
+        await asyncio.wait_for(done.wait(), PATIENCE)
+        watching.cancel()
+        assert shelf.current.sha256 == expected
+
+    asyncio.run(main())
 
 
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:
