@@ -216,10 +216,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def client_gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
 
-    @app.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> Response:
-        return JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
-
     @app.post("/predict", tags=["model"], response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
     async def predict(
         request: Request, top_k: Annotated[int, Query(ge=1, le=1000, description="guesses an image, at most")] = 5
