@@ -1,7 +1,6 @@
 """The service: its routes, and what happens between a request and its answer."""
 
 import asyncio
-import json
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -235,7 +234,7 @@ def create_app(settings: Settings) -> FastAPI:
             since=served.since,
             architecture=served.model.architecture,
             image_size=served.image_size,
-            scores=json.loads(served.model.metadata["scores"]),
+            scores=served.model.scores,
             classes=served.classes,
         )
 

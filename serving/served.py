@@ -32,9 +32,12 @@ class Served:
         self.model = Model.open(path, threads=1)
         try:
             self.model.check()
-            self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+            reference = Reference.from_json(self.model.metadata["reference"])
         except (KeyError, TypeError, ValueError) as error:
             raise PetalsError(f"{path}: its check cannot be read ({error!r}); run dvc repro export") from None
+        if len(reference.classes) != len(self.model.classes):
+            raise PetalsError(f"{path}: its reference for drift has other classes than it; run dvc repro export")
+        self.window = Window(reference, window)
         self.classes, self.image_size = self.model.classes, self.model.image_size
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -15,6 +15,7 @@ import threading
 import zlib
 
 import numpy as np
+import onnx
 import pytest
 from conftest import REPOSITORY
 from PIL import Image, ImageFilter
@@ -22,10 +23,12 @@ from service import PATIENCE, serving
 from small_model import CLASSES, pictures, pixels, write_model
 
 from benchmarks.clients import Request
+from petals.drift import Reference
+from petals.errors import PetalsError
 from petals.inference import Model
 from serving.pictures import read
 from serving.refusals import Refusal
-from serving.served import Shelf
+from serving.served import Served, Shelf
 
 GOOD, LABELS = pictures(5000, 2)
 JPEG = GOOD[0]
@@ -353,6 +356,15 @@ def test_a_file_that_is_replaced_while_it_is_taken_up_is_taken_up_next(model, tm
         assert shelf.current.sha256 == expected
 
     asyncio.run(main())
+
+
+def test_a_reference_of_other_classes_is_refused(model, tmp_path):
+    graph, path = onnx.load(model), tmp_path / "model.onnx"
+    (held,) = [each for each in graph.metadata_props if each.key == "reference"]
+    held.value = Reference.of(np.full((60, 2), 0.5), np.random.default_rng(0).normal(size=(60, 3))).to_json()
+    onnx.save(graph, path)
+    with pytest.raises(PetalsError, match="reference for drift has other classes"):
+        Served(path, 50)
 
 
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:
