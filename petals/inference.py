@@ -2,7 +2,6 @@
 
 import base64
 import json
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ TOLERANCE = 0.05  # of a probability, between processors: one without VNNI may s
 class Model:
     """A model file that is open.
 
-    `classes` are the names in label order, `image_size` is the side in pixels that the network sees, `metadata` all
-    texts that the file carries: see petals.onnx_export.export.
+    `classes` are the names in label order, `image_size` is the side in pixels that the network sees, `scores` are those
+    of this very file on validation, empty where it has learnt from validation too; `metadata` holds all texts that the
+    file carries: see petals.onnx_export.export.
     """
 
     def __init__(self, path: str | Path, session: onnxruntime.InferenceSession) -> None:
@@ -31,8 +31,14 @@ class Model:
         missing += [name for name in TEXTS if name not in self.metadata]
         if missing:
             raise PetalsError(f"{path}: export has not written it, as it has no {missing[0]}; run dvc repro export")
-        self.classes: list[str] = json.loads(self.metadata["classes"])
-        self.image_size: int = json.loads(self.metadata["image_size"])
+        try:
+            self.classes: list[str] = json.loads(self.metadata["classes"])
+            self.image_size: int = json.loads(self.metadata["image_size"])
+            self.scores: dict[str, float | None] = json.loads(self.metadata["scores"])
+        except ValueError as error:
+            raise PetalsError(
+                f"{path}: what it says of itself cannot be read ({error}); run dvc repro export"
+            ) from None
         self.architecture: str = self.metadata["architecture"]
 
     @classmethod
@@ -43,11 +49,6 @@ class Model:
         if not Path(path).stat().st_size:
             raise PetalsError(f"{path}: empty, as export found that int8 loses too much; take model.onnx")
         return cls(path, open_session(path, threads))
-
-    @cached_property
-    def scores(self) -> dict[str, float]:
-        """Scores of this very file on validation; empty where it has learnt from validation too."""
-        return json.loads(self.metadata["scores"])
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ask about uint8 images (N, H, W, 3), RGB, any N, H and W.
@@ -65,6 +66,9 @@ class Model:
         found, expected = self.run(image[None])[0][0], np.asarray(known["probabilities"])
         if found.shape != expected.shape or not np.abs(found - expected).max() <= TOLERANCE:
             raise PetalsError(f"{self.path}: on this machine it does not answer its own check as it should")
+        if len(self.classes) != len(found):
+            names = f"{len(self.classes)} classes and answers with {len(found)} probabilities"
+            raise PetalsError(f"{self.path}: it names {names}; run dvc repro export")
 
 
 def open_session(model: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:

@@ -1,7 +1,6 @@
 """The service: its routes, and what happens between a request and its answer."""
 
 import asyncio
-import json
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -216,10 +215,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def client_gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
 
-    @app.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> Response:
-        return JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
-
     @app.post("/predict", tags=["model"], response_model=Answers, responses=PROBLEMS, openapi_extra=FORM)
     async def predict(
         request: Request, top_k: Annotated[int, Query(ge=1, le=1000, description="guesses an image, at most")] = 5
@@ -239,7 +234,7 @@ def create_app(settings: Settings) -> FastAPI:
             since=served.since,
             architecture=served.model.architecture,
             image_size=served.image_size,
-            scores=json.loads(served.model.metadata["scores"]),
+            scores=served.model.scores,
             classes=served.classes,
         )
 

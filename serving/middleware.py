@@ -6,6 +6,7 @@ import re
 from time import perf_counter
 
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.logs import request_id
@@ -41,12 +42,12 @@ class Watched:
         given = Headers(scope=scope).get("x-request-id", "")
         name = given if SENSIBLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         token = request_id.set(name)
-        status = 500
+        status, begun = 500, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 headers = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
                 if not any(key == b"content-security-policy" for key, _ in headers):
                     headers.append((b"content-security-policy", POLICY.encode()))
@@ -54,6 +55,12 @@ class Watched:
 
         try:
             await self.app(scope, receive, answer)
+        except Exception:
+            log.exception("the service failed at this request")
+            if begun:
+                raise
+            told = JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
+            await told(scope, receive, answer)
         finally:
             self.note(scope, status, perf_counter() - started)
             request_id.reset(token)

@@ -28,14 +28,17 @@ class Served:
 
     def __init__(self, path: Path, window: int) -> None:
         """Raises PetalsError, in one line, where the file is no exported model or fails its check."""
+        self.sha256 = digest(path)  # before it is opened: what replaces it in between is taken up next, as another
         self.model = Model.open(path, threads=1)
         try:
             self.model.check()
-            self.window = Window(Reference.from_json(self.model.metadata["reference"]), window)
+            reference = Reference.from_json(self.model.metadata["reference"])
         except (KeyError, TypeError, ValueError) as error:
             raise PetalsError(f"{path}: its check cannot be read ({error!r}); run dvc repro export") from None
+        if len(reference.classes) != len(self.model.classes):
+            raise PetalsError(f"{path}: its reference for drift has other classes than it; run dvc repro export")
+        self.window = Window(reference, window)
         self.classes, self.image_size = self.model.classes, self.model.image_size
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
 
     def run(self, items: Sequence[Item]) -> list[np.ndarray | Exception]:
@@ -67,6 +70,7 @@ class Shelf:
 
     def __init__(self, path: Path, window: int, taken_up: Callable[[bool], None]) -> None:
         self.path, self.window = path, window
+        self.seen = stamp(path)  # before it is read
         self.current = Served(path, window)
         self.replaced = False
         self.taken_up = taken_up  # called with True or False after each attempt
@@ -74,15 +78,15 @@ class Shelf:
 
     async def watch(self) -> None:
         """Look at the file for ever."""
-        seen = before = stamp(self.path)
+        before = self.seen
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.asked.wait(), POLL)
             now = stamp(self.path)
             settled = now == before and now is not None  # not while it is being written
-            if self.asked.is_set() or (settled and now != seen):
+            if self.asked.is_set() or (settled and now != self.seen):
                 self.asked.clear()
-                seen = now
+                self.seen = now
                 await self.take_up()
             before = now
 
@@ -100,6 +104,14 @@ class Shelf:
         self.current, self.replaced = fresh, True
         log.info("model taken up", extra={"fields": {"sha256": fresh.sha256}})
         self.taken_up(True)
+
+
+def digest(path: Path) -> str:
+    """The file's SHA-256; of one that cannot be read, none: Model.open says why."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:

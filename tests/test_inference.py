@@ -36,6 +36,16 @@ def test_what_is_no_model_is_one_line(tmp_path):
         Model.open(path)
     with pytest.raises(PetalsError, match="it has no reference"):
         Model.open(tiny_model(path, reference=None))
+    for name in ("classes", "image_size", "scores"):
+        with pytest.raises(PetalsError, match="what it says of itself cannot be read") as error:
+            Model.open(tiny_model(path, **{name: "{nothing"}))
+        assert "\n" not in str(error.value)
+
+
+def test_a_model_that_names_other_classes_than_it_tells_apart(tmp_path):
+    model = Model.open(tiny_model(tmp_path / "model.onnx", classes=["red", "green"]))
+    with pytest.raises(PetalsError, match="it names 2 classes and answers with 3 probabilities; run dvc repro export"):
+        model.check()
 
 
 @pytest.mark.parametrize("answer", [[0.1, 0.8, 0.1], [1.0, 0.0], [float("nan")] * 3])

@@ -1,5 +1,7 @@
 """The service as its clients meet it."""
 
+import asyncio
+import hashlib
 import http.client
 import io
 import json
@@ -13,6 +15,7 @@ import threading
 import zlib
 
 import numpy as np
+import onnx
 import pytest
 from conftest import REPOSITORY
 from PIL import Image, ImageFilter
@@ -20,7 +23,12 @@ from service import PATIENCE, serving
 from small_model import CLASSES, pictures, pixels, write_model
 
 from benchmarks.clients import Request
+from petals.drift import Reference
+from petals.errors import PetalsError
 from petals.inference import Model
+from serving.pictures import read
+from serving.refusals import Refusal
+from serving.served import Served, Shelf
 
 GOOD, LABELS = pictures(5000, 2)
 JPEG = GOOD[0]
@@ -59,9 +67,9 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def scans(number: int) -> bytes:
+def scans(number: int, side: int = 64) -> bytes:
     """A progressive JPEG whose last scan comes so many times."""
-    data = encoded(Image.new("RGB", (64, 64), "red"), "JPEG", progressive=True)
+    data = encoded(Image.new("RGB", (side, side), "red"), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * number + data[-2:]
 
@@ -111,6 +119,7 @@ REFUSED = {
     "endless chunks": (png(8, 8, *[(b"teST", b"")] * 21_000), 422, "damaged"),
     "endless padding": (b"\xff\xd8" + b"\xff" * 250_000, 422, "damaged"),
     "endless scans": (scans(3000), 422, "damaged"),
+    "many scans of many pixels": (scans(60, 1700), 422, "damaged"),
     "many bytes": (bytes(300_001), 413, "300,000 bytes at most"),
 }
 
@@ -125,6 +134,12 @@ def test_what_is_no_sound_photograph_is_refused_in_one_line(service, name):
         assert answer.status_code == status
         assert says in answer.json()["detail"] and "\n" not in answer.json()["detail"]
     assert service.post(JPEG).status_code == 200
+
+
+def test_scans_are_counted_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setattr("serving.pictures.decode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(Refusal, match="damaged"):
+        read(scans(60, 1700), "file 1", 32, 3_000_000, large=True)
 
 
 def test_one_bad_file_among_several_is_named(service):
@@ -315,6 +330,41 @@ def test_another_model_is_taken_up_while_requests_go_on(model, tmp_path):
         metrics = service.metrics()
         assert metrics["petals_model_loads_total{taken up}"] == 1
         assert metrics["petals_model_loads_total{refused}"] >= 2
+
+
+def test_a_file_that_is_replaced_while_it_is_taken_up_is_taken_up_next(model, tmp_path, monkeypatch):
+    path, another = tmp_path / "model.onnx", tmp_path / "another.onnx"
+    path.write_bytes(model.read_bytes())
+    write_model(another, 2)
+    expected = hashlib.sha256(another.read_bytes()).hexdigest()
+    opened = Model.open
+
+    def replaced(path, **options):
+        if another.exists():
+            another.replace(path)
+        return opened(path, **options)
+
+    monkeypatch.setattr("serving.served.Model.open", replaced)
+    monkeypatch.setattr("serving.served.POLL", 0.01)
+
+    async def main() -> None:
+        done = asyncio.Event()
+        shelf = Shelf(path, 50, lambda well: done.set())
+        watching = asyncio.create_task(shelf.watch())
+        await asyncio.wait_for(done.wait(), PATIENCE)
+        watching.cancel()
+        assert shelf.current.sha256 == expected
+
+    asyncio.run(main())
+
+
+def test_a_reference_of_other_classes_is_refused(model, tmp_path):
+    graph, path = onnx.load(model), tmp_path / "model.onnx"
+    (held,) = [each for each in graph.metadata_props if each.key == "reference"]
+    held.value = Reference.of(np.full((60, 2), 0.5), np.random.default_rng(0).normal(size=(60, 3))).to_json()
+    onnx.save(graph, path)
+    with pytest.raises(PetalsError, match="reference for drift has other classes"):
+        Served(path, 50)
 
 
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:

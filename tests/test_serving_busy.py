@@ -9,6 +9,7 @@ from small_model import pictures, write_model
 
 from benchmarks.clients import BOUNDARY, Request
 from serving.app import create_app
+from serving.logs import JsonLines
 from serving.settings import Settings
 from serving.uploads import HELD
 
@@ -60,6 +61,17 @@ def test_a_full_queue_is_said_so_and_the_service_is_not_ready(app):
         assert asyncio.run(call(app, "GET", "/healthz"))[0] == 200
     assert asyncio.run(call(app, "GET", "/readyz"))[0] == 200
     assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 200
+
+
+def test_a_fault_of_the_service_is_answered_and_can_be_found_in_the_log(app, caplog, monkeypatch):
+    caplog.handler.setFormatter(JsonLines())
+    monkeypatch.setattr(app.state.service.served.model, "run", lambda _: 1 / 0)
+    status, headers, told = asyncio.run(call(app, "POST", "/predict", BODY))
+    assert status == 500 and "its log says why" in told["detail"]
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    failure, request = map(json.loads, caplog.text.splitlines())
+    assert "ZeroDivisionError" in failure["traceback"] and request["status"] == 500
+    assert failure["request_id"] == request["request_id"] == headers[b"x-request-id"].decode()
 
 
 def test_what_all_clients_send_together_is_bounded(app):
