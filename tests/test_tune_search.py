@@ -92,6 +92,21 @@ def test_a_trial_that_was_lost_is_tried_again_and_changes_nothing_else(make):
     assert [each.number for each in searching.counted(parts.study)] == [0, 1, 3, 4, 5, 6]
 
 
+def test_settings_whose_worker_is_killed_again_and_again_have_failed(make):
+    tuner, said = make(), []
+    tuner.say = said.append
+    tuner.begin()
+    for why in ("stopped", searching.KILLED, "stopped", searching.KILLED, searching.KILLED):
+        tuner.propose()
+        assert tuner.running[0].settings == {"lr": 1e-4, "model": "efficientnet_lite0"}
+        tuner.lose(tuner.running[0], why)
+    assert "its worker was killed; its settings are tried again" in said[3]
+    assert said[4].startswith("tune-004: failed: its worker was killed, 3 times (lr 0.0001")
+    tuner.propose()
+    assert tuner.running[0].settings["lr"] != 1e-4
+    assert [each.number for each in searching.counted(tuner.study)] == [4, 5]
+
+
 def test_a_line_that_a_kill_cut_short_is_forgotten(make, tmp_path):
     make().run(2, lambda done: None)
     journal = tmp_path / "tune.journal"
