@@ -153,6 +153,15 @@ def test_a_hopeless_trial_that_ended_before_it_could_be_stopped_is_given_up_all_
     assert rows[-1][1].strip() == "given up after epoch 2"
 
 
+def test_a_curve_that_is_not_there_is_told_once(make):
+    tuner, said = make(), []
+    tuner.say = said.append
+    tuner.experiments.result = lambda commit, objective, curve: (0.5, {})
+    tuner.run(3, lambda done: None)
+    told = "there is no curve val/macro_f1 in plots/train, so no trial is given up before its end"
+    assert [each for each in said if "curve" in each] == [told]
+
+
 def test_a_score_that_is_no_number_is_a_failure_and_three_of_them_end_a_search(make):
     tuner = make()
     tuner.experiments.score = lambda values: float("nan")

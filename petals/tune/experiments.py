@@ -22,7 +22,7 @@ from dvc.repo.experiments.executor.base import ExecutorInfo
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import read_mapping
-from petals.tune.space import Settings, Value
+from petals.tune.space import Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
 CURVES = "plots/train"  # where train leaves the curves at its end
@@ -153,14 +153,12 @@ class Experiments:
 
     def result(self, commit: str, objective: str, curve: str | None) -> tuple[float, Curve]:
         """The metric FILE:KEY and the curve that an experiment ended with; PetalsError where it has no such metric."""
-        file, _, key = objective.partition(":")
+        file = objective.partition(":")[0]
         try:
-            value = json.loads(git("show", f"{commit}:{file}"))
-            for part in key.split("."):
-                value = value[part]
-            score = float(value)
-        except (PetalsError, ValueError, KeyError, TypeError):
-            raise PetalsError(f"{file} has no number {key!r}") from None
+            text = git("show", f"{commit}:{file}")
+        except PetalsError:
+            raise PetalsError(f"the pipeline writes no {file}, or not into git") from None
+        score = metric(text, objective)
         try:
             return score, read_curve(git("show", f"{commit}:{CURVES}/{curve}.tsv")) if curve else {}
         except PetalsError:

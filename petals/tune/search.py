@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from petals import params
 from petals.errors import PetalsError
 from petals.seeding import seed_for
-from petals.tune.experiments import Curve, Experiments, Seen
+from petals.tune.experiments import CURVES, Curve, Experiments, Seen
 from petals.tune.space import Search, Settings, fingerprint
 
 POLL = 1.0  # s between two looks
@@ -83,6 +83,7 @@ class Tuner:
         self.running: list[Running] = []
         self.requested = 0
         self.started = -math.inf
+        self.curve_missed = False
 
     def run(self, trials: int, progress: Callable[[int], object]) -> None:
         """Go on until `trials` have ended. Raises PetalsError where that makes no sense, Stopped upon a signal."""
@@ -247,6 +248,9 @@ class Tuner:
             self.fail(run, str(error))
             return
         if not run.scores:
+            if self.search.curve and not curve and not self.curve_missed:
+                self.curve_missed = True
+                self.say(f"there is no curve {self.search.curve} in {CURVES}, so no trial is given up before its end")
             self.report(run, curve)
             # Whether it was stopped in time must not change what is proposed next.
             if run.hopeless and not self.best_so_far(score):
