@@ -7,10 +7,13 @@ PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT, PET_NPROC_PER_NODE), or CLUSTER
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import fsspec
@@ -20,7 +23,10 @@ from dvc.utils.hydra import apply_overrides
 
 from petals.errors import PetalsError
 from petals.params import PipelineParams, load_params, read_mapping
+from petals.stopping import stop_stage
+from petals.tune.space import known
 
+DVC = (sys.executable, "-m", "dvc")
 MARK = "${launch}"  # how the command of a stage starts that takes several machines
 RESULTS = ("dvc.lock", "params.yaml", "metrics", "plots")
 
@@ -58,7 +64,7 @@ def shared_commands(root: str | Path = ".") -> list[str]:
 
 def lead(overrides: Sequence[str], push: bool) -> None:
     settings = [word for each in overrides for word in ("-S", each)]
-    run("dvc", "exp", "run", "--pull", *settings)
+    run(*DVC, "exp", "run", "--pull", *settings)
     if push:
         run(sys.executable, "-m", "petals.remote", "push")
     if "AIP_MODEL_DIR" in os.environ:
@@ -77,18 +83,54 @@ def keep_results(address: str) -> None:
 
 
 def follow(overrides: Sequence[str]) -> None:
-    if overrides:
-        apply_overrides("params.yaml", list(overrides))
-    load_params(PipelineParams)
-    run("dvc", "repro", "--pull", "augment")
+    set_params(overrides, "params.yaml")
+    run(*DVC, "repro", "--pull", "augment")
     for command in shared_commands():
-        run("sh", "-c", command)
+        run("sh", "-c", f"exec {command}")
+
+
+def set_params(overrides: Sequence[str], path: str | Path) -> None:
+    """Put `overrides` into the params.yaml at `path` by DVC's rules; PetalsError, one line, for what will not do."""
+    for each in overrides:
+        knob, given, text = each.partition("=")
+        if not given:
+            raise PetalsError(f"-S {each}: is not KNOB=VALUE")
+        known(knob, "-S")
+        try:
+            apply_overrides(path, [each])
+        except DvcException as error:
+            why = str(error.__cause__ or error).partition("\nSee")[0]
+            if knob == "launch" and "=" in text:
+                why = "DVC takes = inside launch for its own; write a blank, such as --nproc-per-node 8"
+            raise PetalsError(f"-S {each}: {why}") from None
+    try:
+        load_params(PipelineParams, path)
+    except PetalsError as error:
+        raise PetalsError(str(error).replace(str(path), "params.yaml")) from None  # the copy has no name for users
 
 
 def run(*command: str) -> None:
+    """Run `command` to its end; SIGTERM, which stops a container, goes on to the stage that runs beneath it.
+
+    Raises SystemExit where it fails or was told to end.
+    """
     click.echo(f"> {' '.join(command)}")
-    if code := subprocess.run(command, check=False).returncode:
-        raise SystemExit(code)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    with subprocess.Popen(command, env=environment) as process:
+        told = []
+
+        def stop(signum: int, frame: object) -> None:
+            told.append(signum)
+            if command[: len(DVC)] != DVC or not stop_stage(process.pid):
+                process.terminate()
+
+        former = signal.signal(signal.SIGTERM, stop)
+        try:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, former)
+    if code or told:
+        raise SystemExit(128 + told[0] if told else code)
 
 
 @click.command(help=__doc__)
@@ -98,6 +140,9 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
     try:
         if "CLUSTER_SPEC" in os.environ:
             os.environ.update(place(os.environ["CLUSTER_SPEC"]))
+        load_params(PipelineParams)
+        with TemporaryDirectory() as folder:
+            set_params(overrides, shutil.copy("params.yaml", folder))
         if os.environ.get("PET_NODE_RANK", "0") == "0":
             lead(overrides, push)
         else:

@@ -22,11 +22,11 @@ from dvc.repo.experiments.executor.base import ExecutorInfo
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import read_mapping
+from petals.stopping import stop_stage
 from petals.tune.space import Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
 CURVES = "plots/train"  # where train leaves the curves at its end
-SHELLS = {"sh", "dash", "bash", "zsh", "fish"}
 BUSY = re.compile("lock|LockError|is busy", re.IGNORECASE)
 Curve = dict[int, float]
 
@@ -122,21 +122,9 @@ class Experiments:
         return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < self.PATIENCE
 
     def stop(self, rev: str) -> None:
-        """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed.
-
-        Its shell is spared: were it gone first, DVC would clear the folder in which the stage still works.
-        """
-        info = self.tasks.proc.get(rev)
-        try:
-            stages = psutil.Process(info.pid).children() if info else []
-            while stages:
-                process = stages.pop()
-                if Path(process.cmdline()[0]).name in SHELLS and process.children():
-                    stages += process.children()
-                else:
-                    process.terminate()
-        except (psutil.Error, IndexError):
-            pass  # it has just ended
+        """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed."""
+        if info := self.tasks.proc.get(rev):
+            stop_stage(info.pid)
 
     def give_up(self, name: str, waiting: bool) -> None:
         """Take an experiment that waits out of the queue, or have DVC note that one which ran is no more."""
