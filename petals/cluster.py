@@ -1,7 +1,7 @@
 """What each machine of a cluster runs: python -m petals.cluster; see docs/scale.md.
 
-The first machine runs an experiment with DVC. The others run those of its stages that `launch` starts, one after the
-other; they compute their share, and write nothing. Which machine this is, torchrun's own variables say (PET_NNODES,
+The first machine runs an experiment with DVC. The others run those of its stages that `launch` starts, when it does;
+they compute their share, and write nothing. Which machine this is, torchrun's own variables say (PET_NNODES,
 PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT, PET_NPROC_PER_NODE), or CLUSTER_SPEC, which Vertex AI sets.
 """
 
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
 from petals.errors import PetalsError
+from petals.following import announced, announcing
 from petals.params import PipelineParams, load_params, read_mapping
 from petals.stopping import stop_stage
 from petals.tune.space import known
@@ -55,16 +57,19 @@ def place(cluster_spec: str) -> dict[str, str]:
     }
 
 
-def shared_commands(root: str | Path = ".") -> list[str]:
-    """What the shell is to run for each stage of dvc.yaml that `launch` starts, in order."""
+def shared_commands(root: str | Path = ".") -> dict[str, str]:
+    """What the shell is to run for each stage of dvc.yaml that `launch` starts, by the module after it."""
     stages = read_mapping(Path(root) / "dvc.yaml")["stages"]
+    shared = {name: each["cmd"].split()[1] for name, each in stages.items() if each["cmd"].startswith(MARK)}
     with Repo(root) as repo:
-        return [repo.stage.load_one(name=name).cmd for name in stages if stages[name]["cmd"].startswith(MARK)]
+        return {module: repo.stage.load_one(name=name).cmd for name, module in shared.items()}
 
 
 def lead(overrides: Sequence[str], push: bool) -> None:
     settings = [word for each in overrides for word in ("-S", each)]
-    run(*DVC, "exp", "run", "--pull", *settings)
+    alone = int(os.environ.get("PET_NNODES", 1)) == 1
+    with nullcontext() if alone else announcing(list(shared_commands())):
+        run(*DVC, "exp", "run", "--pull", *settings)
     if push:
         run(sys.executable, "-m", "petals.remote", "push")
     if "AIP_MODEL_DIR" in os.environ:
@@ -85,8 +90,9 @@ def keep_results(address: str) -> None:
 def follow(overrides: Sequence[str]) -> None:
     set_params(overrides, "params.yaml")
     run(*DVC, "repro", "--pull", "augment")
-    for command in shared_commands():
-        run("sh", "-c", f"exec {command}")
+    commands = shared_commands()
+    for stage in announced():
+        run("sh", "-c", f"exec {commands[stage]}")
 
 
 def set_params(overrides: Sequence[str], path: str | Path) -> None:

@@ -57,6 +57,7 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
 def test_the_others_prepare_and_then_run_what_launch_starts(ran, monkeypatch):
     monkeypatch.setenv("CLUSTER_SPEC", json.dumps(SPEC))
     monkeypatch.setattr(cluster.os, "environ", dict(cluster.os.environ))
+    monkeypatch.setattr(cluster, "announced", lambda: iter(["stages.train", "stages.evaluate"]))
     done = CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m", "-S", "lr=1e-4"])
     assert done.exit_code == 0, done.output
     prepare, train, evaluate = ran
