@@ -1,7 +1,6 @@
 """Time and memory of prepare, augment and train as the data set grows: `make bench-scale`."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from benchmarks.overhead import end
 from benchmarks.workspace import REPOSITORY
 from petals.files import remove, write_text
 from petals.machine import fingerprint
+from petals.parallel import cores
 from petals.sample.dataset import class_counts
 from petals.sample.dataset import write as render
 
@@ -160,7 +160,7 @@ def main(sizes: str, stages: str) -> None:
     wanted = tuple(stages.split(","))
     revision = subprocess.run(["git", "stash", "create"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    key = json.dumps([head, bool(revision), fingerprint(REPOSITORY), sorted(os.sched_getaffinity(0)), sorted(wanted)])
+    key = json.dumps([head, bool(revision), fingerprint(REPOSITORY), cores(), sorted(wanted)])
     kept = KEPT / "growth.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     runs: list[Run] = []

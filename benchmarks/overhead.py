@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.lab import REPOSITORY, repository
+from benchmarks.lab import QUICK, REPOSITORY, put_params, repository
 from benchmarks.pairs import Row, alternate, ratios
 from petals.isolation import dvc, isolate
 
@@ -59,8 +59,7 @@ def measure_first_step(scratch: Path, times: int = 3, **settings: str) -> Row:
     variables = variables | {"FIRST_STEP": str(note), "PYTHONPATH": os.pathsep.join(filter(None, watched))}
     spent, imports = [], []
     for seed in range(times):
-        text = (root / "params.yaml").read_text(encoding="utf-8")
-        (root / "params.yaml").write_text(text.replace("lr: 6", f"lr: {7 + seed}", 1), encoding="utf-8")
+        put_params(root, QUICK | settings | {"lr": 7e-4 + seed * 1e-4})
         began = time.time()
         command = [sys.executable, "-m", "dvc", "repro", "--single-item", "train"]
         process = subprocess.Popen(
@@ -69,7 +68,7 @@ def measure_first_step(scratch: Path, times: int = 3, **settings: str) -> Row:
         while not note.exists() and process.poll() is None:
             time.sleep(0.02)
         end(process)
-        (root / "params.yaml").write_text(text, encoding="utf-8")
+        put_params(root, QUICK | settings)
         if not note.exists():
             raise RuntimeError("dvc repro ended before the first step")
         at, imported = map(float, note.read_text(encoding="utf-8").split())

@@ -1,16 +1,20 @@
 """What each machine of a cluster runs: python -m petals.cluster; see docs/scale.md.
 
-The first machine runs an experiment with DVC. The others run those of its stages that `launch` starts, one after the
-other; they compute their share, and write nothing. Which machine this is, torchrun's own variables say (PET_NNODES,
+The first machine runs an experiment with DVC. The others run those of its stages that `launch` starts, when it does;
+they compute their share, and write nothing. Which machine this is, torchrun's own variables say (PET_NNODES,
 PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT, PET_NPROC_PER_NODE), or CLUSTER_SPEC, which Vertex AI sets.
 """
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import fsspec
@@ -19,8 +23,12 @@ from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
 from petals.errors import PetalsError
+from petals.following import announced, announcing
 from petals.params import PipelineParams, load_params, read_mapping
+from petals.stopping import stop_stage
+from petals.tune.space import known
 
+DVC = (sys.executable, "-m", "dvc")
 MARK = "${launch}"  # how the command of a stage starts that takes several machines
 RESULTS = ("dvc.lock", "params.yaml", "metrics", "plots")
 
@@ -49,16 +57,19 @@ def place(cluster_spec: str) -> dict[str, str]:
     }
 
 
-def shared_commands(root: str | Path = ".") -> list[str]:
-    """What the shell is to run for each stage of dvc.yaml that `launch` starts, in order."""
+def shared_commands(root: str | Path = ".") -> dict[str, str]:
+    """What the shell is to run for each stage of dvc.yaml that `launch` starts, by the module after it."""
     stages = read_mapping(Path(root) / "dvc.yaml")["stages"]
+    shared = {name: each["cmd"].split()[1] for name, each in stages.items() if each["cmd"].startswith(MARK)}
     with Repo(root) as repo:
-        return [repo.stage.load_one(name=name).cmd for name in stages if stages[name]["cmd"].startswith(MARK)]
+        return {module: repo.stage.load_one(name=name).cmd for name, module in shared.items()}
 
 
 def lead(overrides: Sequence[str], push: bool) -> None:
     settings = [word for each in overrides for word in ("-S", each)]
-    run("dvc", "exp", "run", "--pull", *settings)
+    alone = int(os.environ.get("PET_NNODES", 1)) == 1
+    with nullcontext() if alone else announcing(list(shared_commands())):
+        run(*DVC, "exp", "run", "--pull", *settings)
     if push:
         run(sys.executable, "-m", "petals.remote", "push")
     if "AIP_MODEL_DIR" in os.environ:
@@ -77,18 +88,55 @@ def keep_results(address: str) -> None:
 
 
 def follow(overrides: Sequence[str]) -> None:
-    if overrides:
-        apply_overrides("params.yaml", list(overrides))
-    load_params(PipelineParams)
-    run("dvc", "repro", "--pull", "augment")
-    for command in shared_commands():
-        run("sh", "-c", command)
+    set_params(overrides, "params.yaml")
+    run(*DVC, "repro", "--pull", "augment")
+    commands = shared_commands()
+    for stage in announced():
+        run("sh", "-c", f"exec {commands[stage]}")
+
+
+def set_params(overrides: Sequence[str], path: str | Path) -> None:
+    """Put `overrides` into the params.yaml at `path` by DVC's rules; PetalsError, one line, for what will not do."""
+    for each in overrides:
+        knob, given, text = each.partition("=")
+        if not given:
+            raise PetalsError(f"-S {each}: is not KNOB=VALUE")
+        known(knob, "-S")
+        try:
+            apply_overrides(path, [each])
+        except DvcException as error:
+            why = str(error.__cause__ or error).partition("\nSee")[0]
+            if knob == "launch" and "=" in text:
+                why = "DVC takes = inside launch for its own; write a blank, such as --nproc-per-node 8"
+            raise PetalsError(f"-S {each}: {why}") from None
+    try:
+        load_params(PipelineParams, path)
+    except PetalsError as error:
+        raise PetalsError(str(error).replace(str(path), "params.yaml")) from None  # the copy has no name for users
 
 
 def run(*command: str) -> None:
+    """Run `command` to its end; SIGTERM, which stops a container, goes on to the stage that runs beneath it.
+
+    Raises SystemExit where it fails or was told to end.
+    """
     click.echo(f"> {' '.join(command)}")
-    if code := subprocess.run(command, check=False).returncode:
-        raise SystemExit(code)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    with subprocess.Popen(command, env=environment) as process:
+        told = []
+
+        def stop(signum: int, frame: object) -> None:
+            told.append(signum)
+            if command[: len(DVC)] != DVC or not stop_stage(process.pid):
+                process.terminate()
+
+        former = signal.signal(signal.SIGTERM, stop)
+        try:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, former)
+    if code or told:
+        raise SystemExit(128 + told[0] if told else code)
 
 
 @click.command(help=__doc__)
@@ -98,6 +146,9 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
     try:
         if "CLUSTER_SPEC" in os.environ:
             os.environ.update(place(os.environ["CLUSTER_SPEC"]))
+        load_params(PipelineParams)
+        with TemporaryDirectory() as folder:
+            set_params(overrides, shutil.copy("params.yaml", folder))
         if os.environ.get("PET_NODE_RANK", "0") == "0":
             lead(overrides, push)
         else:

@@ -31,7 +31,7 @@ SECONDS = 60.0  # how long a step waits for a process that says nothing, unless 
 MEETING = timedelta(minutes=10)  # before the first step: one machine may read its data much faster than another
 # As gloo, NCCL and torch's store put it where the other end is gone or silent.
 LOST = re.compile(
-    "gloo|NCCL|Connection (closed|reset)|Timed out|TCPStore|Dist\w+Error|Broken pipe|unreachable|No route", re.I
+    r"gloo|NCCL|Connection (closed|reset)|Timed out|TCPStore|Dist\w+Error|Broken pipe|unreachable|No route", re.I
 )
 ADDRESS = re.compile(r"\[?((?:\d{1,3}\.){3}\d{1,3})\]?")
 

@@ -111,15 +111,37 @@ child.wait()
 
 def test_a_run_is_timed_until_it_is_good_and_ended_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "told.py").write_text(
-        "import time\n"
+        "import sys\n"
         "print('epoch 1/9: train loss 1.0, val macro F1 0.500', flush=True)\n"
         "print('epoch 2/9: val macro F1 0.931', flush=True)\n"
-        "time.sleep(600)\n"
+        "sys.stdin.read()\n"  # until the test ends
     )
-    seconds, last = oxford.until_good(["told"], tmp_path, 0.93, float("inf"))
-    assert 0 < seconds < 600 and last == "0.931 after epoch 2"
-    assert oxford.until_good(["told"], tmp_path, 0.5, float("inf"))[1] == "0.500 after epoch 1"
-    assert oxford.until_good(["told"], tmp_path, 0.99, 0.0) == (None, "0.500 after epoch 1")
+    way = oxford.until_good(["told"], tmp_path, 0.93, float("inf"))
+    assert 0 < way.seconds < 600 and (way.last, way.end) == ("0.931 after epoch 2", "good")
+    assert oxford.until_good(["told"], tmp_path, 0.5, float("inf")).last == "0.500 after epoch 1"
+    way = oxford.until_good(["told"], tmp_path, 0.99, 0.0)
+    assert (way.last, way.end) == ("0.500 after epoch 1", "cut off")
+
+
+def test_a_way_that_ends_below_the_goal_has_no_ratio_and_one_that_fails_no_row(tmp_path: Path):
+    said = "print('epoch 1/1: val macro F1 0.500', flush=True)\n"
+    (tmp_path / "ends.py").write_text(said)
+    (tmp_path / "fails.py").write_text(said + "raise SystemExit(3)\n")
+    ended = oxford.until_good(["ends"], tmp_path, 0.93, float("inf"))
+    assert (ended.last, ended.end) == ("0.500 after epoch 1", "ended below")
+    with pytest.raises(RuntimeError, match=r"^fails failed with exit code 3, its last: 0\.500 after epoch 1$"):
+        oxford.until_good(["fails"], tmp_path, 0.93, float("inf"))
+    good = oxford.Way(8.0, "0.94 after epoch 3", "good")
+    row = oxford.row(0.93, 10.0, good, ended)
+    assert row.reached is None and row.theirs is None and "below the goal: there is no ratio" in row.note
+    row = oxford.row(0.93, 10.0, good, oxford.Way(40.0, "0.9 after epoch 9", "cut off"))
+    assert row.reached and row.median == pytest.approx(1 / 3) and "cut off after 3 times as long" in row.note
+
+
+def test_photographs_in_another_layout_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(oxford, "DATA", tmp_path)  # absolute, so that it replaces the repository's
+    with pytest.raises(RuntimeError, match="no image in tfrecords-jpeg-192x192/train"):
+        oxford.unpacked(tmp_path / "photographs")
 
 
 def test_the_row_of_oxford_needs_its_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

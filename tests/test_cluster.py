@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -15,7 +17,7 @@ from petals import cluster
 from petals.errors import PetalsError
 from petals.params import KNOBS
 
-TRAIN = "torchrun -m stages.train data/prepared/train"
+TRAIN = "exec torchrun -m stages.train data/prepared/train"
 SPEC = {
     "cluster": {
         "workerpool0": ["cmle-training-workerpool0-ab-0:2222"],
@@ -34,10 +36,7 @@ def ran(tmp_path: Path, monkeypatch) -> list[list[str]]:
         monkeypatch.delenv(name, raising=False)
     commands: list[list[str]] = []
 
-    class Done:
-        returncode = 0
-
-    monkeypatch.setattr(cluster.subprocess, "run", lambda command, check: commands.append(list(command)) or Done)
+    monkeypatch.setattr(cluster, "run", lambda *command: commands.append(list(command)))
     return commands
 
 
@@ -47,9 +46,9 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
     Path("metrics/evaluate.json").write_text("{}")
     done = CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m", "--push"])
     assert done.exit_code == 0, done.output
-    assert ran[0] == ["dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"] and ran[1][-2:] == [
-        "petals.remote",
-        "push",
+    assert ran == [
+        [sys.executable, "-m", "dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"],
+        [sys.executable, "-m", "petals.remote", "push"],
     ]
     kept = {str(path.relative_to(tmp_path / "bucket")) for path in (tmp_path / "bucket").rglob("*") if path.is_file()}
     assert kept == {"params.yaml", "metrics/evaluate.json"}
@@ -58,28 +57,63 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
 def test_the_others_prepare_and_then_run_what_launch_starts(ran, monkeypatch):
     monkeypatch.setenv("CLUSTER_SPEC", json.dumps(SPEC))
     monkeypatch.setattr(cluster.os, "environ", dict(cluster.os.environ))
+    monkeypatch.setattr(cluster, "announced", lambda: iter(["stages.train", "stages.evaluate"]))
     done = CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m", "-S", "lr=1e-4"])
     assert done.exit_code == 0, done.output
     prepare, train, evaluate = ran
-    assert prepare == ["dvc", "repro", "--pull", "augment"]
+    assert prepare == [sys.executable, "-m", "dvc", "repro", "--pull", "augment"]
     assert train[:2] == ["sh", "-c"] and train[2].startswith(TRAIN)
-    assert evaluate[2].startswith("torchrun -m stages.evaluate models/model.safetensors")
+    assert evaluate[2].startswith("exec torchrun -m stages.evaluate models/model.safetensors")
     assert yaml.safe_load(Path("params.yaml").read_text())["lr"] == 1e-4
     assert cluster.os.environ["PET_NODE_RANK"] == "2" and cluster.os.environ["PET_NNODES"] == "3"
 
 
-def test_a_command_that_fails_ends_it(ran, monkeypatch):
-    class Failed:
-        returncode = 3
-
-    monkeypatch.setattr(cluster.subprocess, "run", lambda command, check: Failed)
-    assert CliRunner().invoke(cluster.main).exit_code == 3
+def test_a_command_that_fails_ends_it():
+    with pytest.raises(SystemExit, match=r"^3$"):
+        cluster.run(sys.executable, "-c", "raise SystemExit(3)")
 
 
-def test_a_setting_that_is_none_is_one_line(ran, monkeypatch):
-    monkeypatch.setenv("PET_NODE_RANK", "1")
-    done = CliRunner().invoke(cluster.main, ["-S", "launch=rm -rf"])
-    assert done.exit_code == 1 and done.output.startswith("Error: params.yaml: launch: should be a command that ends")
+@pytest.mark.parametrize("as_dvc", [True, False])
+def test_a_signal_goes_on_to_the_stage_not_to_dvc_or_its_shell(tmp_path: Path, monkeypatch, as_dvc: bool):
+    """The command tells the name of what ends; each waits for the end of its child, as DVC does."""
+    told = tmp_path / "told"
+    stage = (
+        "import os, pathlib, signal, sys\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(told)!r}).write_text('stage'), sys.exit(9)))\n"
+        f"os.kill({os.getpid()}, signal.SIGTERM)\n"
+        "while True: signal.pause()\n"
+    )
+    (tmp_path / "stage.py").write_text(stage)
+    (tmp_path / "dvc.py").write_text(
+        "import subprocess, sys\n"
+        f"subprocess.run('{sys.executable} stage.py; exit 7', shell=True)\n"
+        f"open({str(told)!r}, 'a').write(' and then dvc')\n"
+        "sys.exit(5)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = (*cluster.DVC, "repro") if as_dvc else ("sh", "-c", f"exec {sys.executable} stage.py")
+    with pytest.raises(SystemExit, match=r"^143$"):
+        cluster.run(*command)
+    assert told.read_text() == ("stage and then dvc" if as_dvc else "stage")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("launch=rm -rf", "params.yaml: launch: should be a command that ends"),
+        ("lrr=1", "-S: no stage reads 'lrr'; did you mean lr?"),
+        ("nolaunch", "-S nolaunch: is not KNOB=VALUE"),
+        ("lr=1,2", "-S lr=1,2: Error merging override lr=1,2"),
+        ("lr=100", "params.yaml: lr: should be less than or equal to 10, but is 100"),
+        ("launch=torchrun --nproc-per-node=8 -m", "-S launch=torchrun --nproc-per-node=8 -m: DVC takes = inside "),
+    ],
+)
+def test_a_setting_that_will_not_do_is_one_line(ran, monkeypatch, rank: str, setting: str, said: str):
+    monkeypatch.setenv("PET_NODE_RANK", rank)
+    done = CliRunner().invoke(cluster.main, ["-S", setting])
+    assert done.exit_code == 1 and done.output.startswith(f"Error: {said}"), done.output
+    assert done.output.count("\n") == 1 and not ran
 
 
 @pytest.mark.parametrize(("pool", "index", "rank"), [("workerpool0", 0, "0"), ("workerpool1", 1, "2")])

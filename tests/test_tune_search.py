@@ -92,6 +92,21 @@ def test_a_trial_that_was_lost_is_tried_again_and_changes_nothing_else(make):
     assert [each.number for each in searching.counted(parts.study)] == [0, 1, 3, 4, 5, 6]
 
 
+def test_settings_whose_worker_is_killed_again_and_again_have_failed(make):
+    tuner, said = make(), []
+    tuner.say = said.append
+    tuner.begin()
+    for why in ("stopped", searching.KILLED, "stopped", searching.KILLED, searching.KILLED):
+        tuner.propose()
+        assert tuner.running[0].settings == {"lr": 1e-4, "model": "efficientnet_lite0"}
+        tuner.lose(tuner.running[0], why)
+    assert "its worker was killed; its settings are tried again" in said[3]
+    assert said[4].startswith("tune-004: failed: its worker was killed, 3 times (lr 0.0001")
+    tuner.propose()
+    assert tuner.running[0].settings["lr"] != 1e-4
+    assert [each.number for each in searching.counted(tuner.study)] == [4, 5]
+
+
 def test_a_line_that_a_kill_cut_short_is_forgotten(make, tmp_path):
     make().run(2, lambda done: None)
     journal = tmp_path / "tune.journal"
@@ -136,6 +151,15 @@ def test_a_hopeless_trial_that_ended_before_it_could_be_stopped_is_given_up_all_
     rows = [line.split("|")[1:3] for line in table(tuner.study, SPACE).splitlines()[2:]]
     assert [score.strip() for _, score in rows][:3] == ["0.9000", "0.7000", "0.6500"]
     assert rows[-1][1].strip() == "given up after epoch 2"
+
+
+def test_a_curve_that_is_not_there_is_told_once(make):
+    tuner, said = make(), []
+    tuner.say = said.append
+    tuner.experiments.result = lambda commit, objective, curve: (0.5, {})
+    tuner.run(3, lambda done: None)
+    told = "there is no curve val/macro_f1 in plots/train, so no trial is given up before its end"
+    assert [each for each in said if "curve" in each] == [told]
 
 
 def test_a_score_that_is_no_number_is_a_failure_and_three_of_them_end_a_search(make):

@@ -1,5 +1,6 @@
 """tune.yaml, and the mistakes that one makes in it: each is one line, before anything runs."""
 
+import json
 import shutil
 
 import optuna
@@ -55,6 +56,7 @@ def test_the_space_of_this_repository_holds_its_own_settings():
         ({"space": {}}, "space: "),
         ({"seeds": [1, 1]}, "seeds: each should be there once"),
         ({"seeds": []}, "seeds: "),
+        ({"seeds": [99999999999999999999]}, "seeds.0: should be less than 9223372036854775808"),
         ({"objective": "macro_f1"}, "objective: "),
         ({"direction": "up"}, "direction: "),
         ({"trials": 3}, "trials: there is no such key"),
@@ -74,6 +76,7 @@ def test_a_mistake_is_one_line(changed, said):
         ("lr", "-S lr: is not KNOB=VALUE"),
         ("lrr=1", "-S: no stage reads 'lrr'; did you mean lr?"),
         ("lr=20", "-S lr=20: lr: should be less than or equal to 10, but is 20"),
+        ("seed=3", "-S seed=3: the search sets it, to each of seeds: in tune.yaml; write it there"),
         ("epochs=many", "epochs: should be a valid integer, but is 'many'"),
     ],
 )
@@ -90,9 +93,30 @@ def test_the_command_says_it_in_one_line_and_begins_nothing(folder):
         1,
         "Error: tune.yaml: space: no stage reads 'learning_rate'; the knobs are those of params.yaml\n",
     )
-    assert not list(folder.glob(".petals/tune/*/study*"))
+    assert not (folder / ".petals").exists()
     assert CliRunner().invoke(main, ["--name", "../x"]).exit_code == 2
     assert CliRunner().invoke(main, ["--space", "none.yaml"]).output.startswith("Error: none.yaml: not found")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("macrof1", "metrics/evaluate.json has no number 'macrof1'; there is macro_f1, best.macro_f1"),
+        ("best.f1", "metrics/evaluate.json has no number 'best.f1'; there is "),
+        ("best", "metrics/evaluate.json has no number 'best'; there is "),
+        ("classes", "metrics/evaluate.json has no number 'classes'; there is "),
+    ],
+)
+def test_an_objective_that_is_not_in_its_file_is_told_before_any_trial(folder, key, said):
+    (folder / "metrics").mkdir()
+    measured = {"macro_f1": 0.5, "classes": ["rose"], "best": {"macro_f1": 1, "nll": 0.1}}
+    (folder / "metrics/evaluate.json").write_text(json.dumps(measured))
+    write(objective="metrics/evaluate.json:best.macro_f1")
+    assert load_search("tune.yaml", [])[0].objective.endswith("best.macro_f1")
+    write(objective=f"metrics/evaluate.json:{key}")
+    with pytest.raises(PetalsError) as caught:
+        load_search("tune.yaml", [])
+    assert str(caught.value).startswith(f"tune.yaml: objective: {said}") and "\n" not in str(caught.value)
 
 
 def test_settings_are_read_as_params_yaml_is():

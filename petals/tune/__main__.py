@@ -47,10 +47,10 @@ def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Pa
     alone while they run, or search in a clone. Whatever else waits in DVC's queue is run by the same workers.
     """
     folder = STATE / "tune" / name
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        search, values = load_search(space, settings)
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock", timeout=0):
-            search, values = load_search(space, settings)
             study = open_study(folder / "study.journal", name, search)
             tuner = Tuner(study, search, values, jobs, say)
             with tqdm(total=trials, unit="trial", disable=None, leave=False) as bar:

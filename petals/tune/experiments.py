@@ -22,11 +22,11 @@ from dvc.repo.experiments.executor.base import ExecutorInfo
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import read_mapping
-from petals.tune.space import Settings, Value
+from petals.stopping import stop_stage
+from petals.tune.space import Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
 CURVES = "plots/train"  # where train leaves the curves at its end
-SHELLS = {"sh", "dash", "bash", "zsh", "fish"}
 BUSY = re.compile("lock|LockError|is busy", re.IGNORECASE)
 Curve = dict[int, float]
 
@@ -122,21 +122,9 @@ class Experiments:
         return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < self.PATIENCE
 
     def stop(self, rev: str) -> None:
-        """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed.
-
-        Its shell is spared: were it gone first, DVC would clear the folder in which the stage still works.
-        """
-        info = self.tasks.proc.get(rev)
-        try:
-            stages = psutil.Process(info.pid).children() if info else []
-            while stages:
-                process = stages.pop()
-                if Path(process.cmdline()[0]).name in SHELLS and process.children():
-                    stages += process.children()
-                else:
-                    process.terminate()
-        except (psutil.Error, IndexError):
-            pass  # it has just ended
+        """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed."""
+        if info := self.tasks.proc.get(rev):
+            stop_stage(info.pid)
 
     def give_up(self, name: str, waiting: bool) -> None:
         """Take an experiment that waits out of the queue, or have DVC note that one which ran is no more."""
@@ -153,14 +141,12 @@ class Experiments:
 
     def result(self, commit: str, objective: str, curve: str | None) -> tuple[float, Curve]:
         """The metric FILE:KEY and the curve that an experiment ended with; PetalsError where it has no such metric."""
-        file, _, key = objective.partition(":")
+        file = objective.partition(":")[0]
         try:
-            value = json.loads(git("show", f"{commit}:{file}"))
-            for part in key.split("."):
-                value = value[part]
-            score = float(value)
-        except (PetalsError, ValueError, KeyError, TypeError):
-            raise PetalsError(f"{file} has no number {key!r}") from None
+            text = git("show", f"{commit}:{file}")
+        except PetalsError:
+            raise PetalsError(f"the pipeline writes no {file}, or not into git") from None
+        score = metric(text, objective)
         try:
             return score, read_curve(git("show", f"{commit}:{CURVES}/{curve}.tsv")) if curve else {}
         except PetalsError:

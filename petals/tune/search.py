@@ -17,11 +17,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from petals import params
 from petals.errors import PetalsError
 from petals.seeding import seed_for
-from petals.tune.experiments import Curve, Experiments, Seen
+from petals.tune.experiments import CURVES, Curve, Experiments, Seen
 from petals.tune.space import Search, Settings, fingerprint
 
 POLL = 1.0  # s between two looks
 REMIND = 10.0  # s after which a stage is told again to stop, or a queue that stands still gets its workers again
+KILLED = "its worker was killed"
+LOSSES = 3  # workers of the same settings that are killed: then these have failed, by their need of memory perhaps
 HOPELESS = 3  # trials that fail, and none that did not, end a search
 
 
@@ -81,6 +83,7 @@ class Tuner:
         self.running: list[Running] = []
         self.requested = 0
         self.started = -math.inf
+        self.curve_missed = False
 
     def run(self, trials: int, progress: Callable[[int], object]) -> None:
         """Go on until `trials` have ended. Raises PetalsError where that makes no sense, Stopped upon a signal."""
@@ -219,7 +222,7 @@ class Tuner:
         run.missed = 0
         if not self.experiments.running(rev):
             self.experiments.give_up(run.name, waiting=False)
-            self.lose(run, "its worker was killed")
+            self.lose(run, KILLED)
             return
         if self.search.curve and not run.scores:
             self.report(run, self.experiments.curve(rev, self.search.curve))
@@ -245,6 +248,9 @@ class Tuner:
             self.fail(run, str(error))
             return
         if not run.scores:
+            if self.search.curve and not curve and not self.curve_missed:
+                self.curve_missed = True
+                self.say(f"there is no curve {self.search.curve} in {CURVES}, so no trial is given up before its end")
             self.report(run, curve)
             # Whether it was stopped in time must not change what is proposed next.
             if run.hopeless and not self.best_so_far(score):
@@ -274,8 +280,16 @@ class Tuner:
         self.leave(run, f"failed: {error}")
 
     def lose(self, run: Running, why: str) -> None:
-        """Put back a trial that ended through no fault of its settings: they are tried again, under another name."""
-        run.trial.set_user_attr("lost", True)
+        """Put back a trial that ended through no fault of its settings: they are tried again, under another name.
+
+        Where that is the third worker of the same settings to be killed, it has failed.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        before = sum(each.user_attrs.get("lost") == KILLED and each.params == run.trial.params for each in trials)
+        if why == KILLED and before + 1 >= LOSSES:
+            self.fail(run, f"{why}, {LOSSES} times")
+            return
+        run.trial.set_user_attr("lost", why)
         self.study.tell(run.trial, state=TrialState.FAIL)
         self.study.enqueue_trial(run.trial.params)
         self.leave(run, f"{why}; its settings are tried again")

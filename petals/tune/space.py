@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,7 +82,7 @@ class Search(Part):
     # FILE:KEY of a metric in git; dots in the key lead inwards
     objective: Annotated[str, Field(pattern=r"^[^:]+\.json:[^:]+$")]
     direction: Literal["maximize", "minimize"] = "maximize"
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = [1]
     sampler_seed: Annotated[int, Field(ge=0)] = 1
     startup: Annotated[int, Field(ge=1)] = 5
     curve: str | None = None
@@ -105,7 +105,8 @@ def load_search(
     """Read `path` (tune.yaml) and the values of all knobs in `knobs`, with `settings` (KNOB=VALUE) in their place.
 
     Raises PetalsError, one line, for a file that is no search, for a knob that no stage reads, and for an end of a
-    range or a choice that the stage which reads it would refuse.
+    range or a choice that the stage which reads it would refuse; and for an objective that is not in its file, where
+    that is there already.
     """
     params.load_params(params.PipelineParams, knobs)
     values = read_mapping(knobs)
@@ -114,6 +115,8 @@ def load_search(
         if not given:
             raise PetalsError(f"-S {setting}: is not KNOB=VALUE")
         known(knob, "-S")
+        if knob == "seed":
+            raise PetalsError(f"-S {setting}: the search sets it, to each of seeds: in {path}; write it there")
         try:
             values[knob] = yaml.load(text, Loader=Yaml12Loader)
         except yaml.YAMLError:
@@ -125,13 +128,45 @@ def load_search(
         raise PetalsError(f"{path}: {explain(error)}") from None
     if len(set(search.seeds)) < len(search.seeds):
         raise PetalsError(f"{path}: seeds: each should be there once, but is {search.seeds}")
+    for seed in search.seeds:
+        params.check(values | {"seed": seed}, f"{path}: seeds")
     for knob, each in search.space.items():
         known(knob, f"{path}: space")
         if knob == "seed":
             raise PetalsError(f"{path}: space: seed is chance, not a setting to be found; list several under seeds:")
         for value in each.ends():
             params.check(values | {knob: value}, f"{path}: space")
+    file = search.objective.partition(":")[0]
+    if Path(file).is_file():
+        try:
+            metric(Path(file).read_text(encoding="utf-8"), search.objective)
+        except (OSError, PetalsError) as error:
+            raise PetalsError(f"{path}: objective: {error}") from None
     return search, values
+
+
+def metric(text: str, objective: str) -> float:
+    """The number KEY of FILE:KEY in `text`, what the file holds; PetalsError where there is none."""
+    file, _, key = objective.partition(":")
+    try:
+        values = json.loads(text)
+    except ValueError:
+        raise PetalsError(f"{file} is not JSON") from None
+    numbers = dict(numbers_of(values, ""))
+    if key not in numbers:
+        near = difflib.get_close_matches(key, numbers, n=3) or list(numbers)[:3]
+        hint = f"; there is {', '.join(near)}" if near else ""
+        raise PetalsError(f"{file} has no number {key!r}{hint}")
+    return numbers[key]
+
+
+def numbers_of(value: object, key: str) -> Iterator[tuple[str, float]]:
+    """Every number in what JSON holds, with its key; dots in it lead inwards."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from numbers_of(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, int | float):
+        yield key, float(value)
 
 
 def known(knob: str, where: str) -> None:
