@@ -56,7 +56,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "Too many bytes, pixels or files"},
     415: {"model": Problem, "description": "Not a form, or not a JPEG, PNG or WebP image"},
     422: {"model": Problem, "description": "A damaged image, or top_k out of range"},
-    503: {"model": Problem, "description": "Busy; Retry-After says when to come again"},
+    503: {"model": Problem, "description": "Busy, and Retry-After says when to come again; or no answer in time"},
 }
 log = logging.getLogger("serving")
 

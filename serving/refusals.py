@@ -4,7 +4,8 @@
 class Refusal(Exception):
     """A request that is not answered: an HTTP status, and one line that says what is wrong and what would be right.
 
-    `reason` is one word for metrics and logs. Refusals of 503 ask the client to come again.
+    `reason` is one word for metrics and logs. Where the service is busy, the client is asked to come again; not where
+    an answer was late, as the same work would be done anew.
     """
 
     def __init__(self, status: int, reason: str, detail: str) -> None:
@@ -13,7 +14,7 @@ class Refusal(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"} if self.status == 503 else {}
+        return {"Retry-After": "1"} if self.reason == "busy" else {}
 
 
 def busy() -> Refusal:

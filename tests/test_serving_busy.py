@@ -110,7 +110,7 @@ def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
 
 def test_an_answer_that_takes_too_long_is_given_up(app):
     status, headers, told = while_the_model_is_at_work(app, client_goes=False)
-    assert status == 503 and headers[b"retry-after"] == b"1" and "no answer within 0.1 seconds" in told["detail"]
+    assert status == 503 and b"retry-after" not in headers and "no answer within 0.1 seconds" in told["detail"]
     assert app.state.service.batcher.admitted == app.state.service.uploads.held == 0
 
 

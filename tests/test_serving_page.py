@@ -146,6 +146,40 @@ def test_a_busy_service_is_asked_again_as_it_wishes(page):
     expect_flower(page, CLASSES[LABELS[0]])
 
 
+def test_a_service_that_is_late_is_not_asked_again_unasked(page):
+    asked = []
+
+    def late(route):
+        asked.append(route.request)
+        route.fulfill(status=503, json={"detail": "no answer within 10 seconds; try again later"})
+
+    page.route("**/predict*", late)
+    drop(page, FILES[0])
+    expect(page.get_by_role("alert")).to_have_text("The service is busy. Try again in a moment.")
+    assert len(asked) == 1
+
+
+def test_an_answer_that_cannot_be_shown_is_not_taken_for_none(page):
+    page.route("**/predict*", lambda route: route.fulfill(json={"images": []}))
+    drop(page, FILES[0])
+    expect(page.get_by_role("alert")).to_have_text("The service's answer cannot be shown.")
+
+
+def test_a_photograph_can_be_given_up_while_it_is_made_small(page):
+    page.evaluate("() => { self.createImageBitmap = () => new Promise(() => {}); }")
+    drop(page, FILES[0] + bytes(400_000))
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#waiting")).to_be_hidden()
+    expect(page.locator("#failure")).to_be_hidden()
+
+
+def test_a_model_without_scores_is_named_all_the_same(page, url):
+    told = page.request.get(f"{url}/model").json() | {"scores": {"macro_f1": None}}
+    page.route("**/model", lambda route: route.fulfill(json=told))
+    page.reload()
+    expect(page.locator("#model")).to_have_text("Model flowers v1: 3 kinds.")
+
+
 def test_a_slow_network_is_named_and_can_be_given_up(page):
     page.clock.install()
     unanswered = []

@@ -49,15 +49,20 @@ const pause = (ms, signal) =>
     signal.addEventListener("abort", () => { clearTimeout(timer); stop(signal.reason); }, { once: true });
   });
 
+/** Rejects when the signal comes. */
+const givenUp = (signal) =>
+  new Promise((_, stop) => signal.addEventListener("abort", () => stop(signal.reason), { once: true }));
+
 /** Send the picture; where the service is busy, come again as it asks. */
 async function ask(picture, signal) {
   const form = new FormData();
   form.append("files", picture, "photograph");
   for (let attempt = 0; ; attempt++) {
     const response = await fetch("predict?top_k=5", { method: "POST", body: form, signal });
-    if (response.status !== 503 || attempt === RETRIES) return response;
+    const seconds = response.status === 503 && Number(response.headers.get("Retry-After"));
+    if (!seconds || attempt === RETRIES) return response;
     $("status").textContent = "The service is busy. Trying again …";
-    await pause(1000 * (Number(response.headers.get("Retry-After")) || 1), signal);
+    await pause(1000 * seconds, signal);
   }
 }
 
@@ -71,21 +76,29 @@ async function identify(file) {
   show("waiting");
   const slow = setTimeout(() => { $("status").textContent = "Still at it. A slow network takes a while …"; }, PATIENCE);
   const late = setTimeout(() => controller.abort("late"), LIMIT);
+  let response, told;
   try {
-    const response = await ask(await reduced(file), controller.signal);
-    const told = await response.json().catch(() => ({}));
-    if (controller !== current) return;
-    if (response.ok) answer(told.images[0].guesses);
-    else fail(sentence(response.status, told.detail), response.status >= 500 || response.status === 408);
+    const picture = await Promise.race([reduced(file), givenUp(controller.signal)]);
+    response = await ask(picture, controller.signal);
+    told = await response.json().catch((error) => { if (response.ok) throw error; });
+    controller.signal.throwIfAborted();
   } catch {
     if (controller !== current) return;
     const reason = controller.signal.reason;
     if (reason === "cancelled") show(null);
     else if (reason === "late") fail("No answer came in a minute and a half. The network may be slow.", true);
     else fail(navigator.onLine ? "The service cannot be reached." : "You are offline.", true);
+    return;
   } finally {
     clearTimeout(slow);
     clearTimeout(late);
+  }
+  try {
+    if (response.ok) answer(told.images[0].guesses);
+    else fail(sentence(response.status, told?.detail), response.status >= 500 || response.status === 408);
+  } catch (error) {
+    console.error(error);
+    fail("The service's answer cannot be shown.", true);
   }
 }
 
@@ -144,6 +157,6 @@ document.addEventListener("paste", (event) => {
 
 fetch("model").then((response) => response.json()).then((model) => {
   const version = model.version ? ` ${model.version}` : "";
-  const score = model.scores.macro_f1 === undefined ? "" : `, macro F1 ${model.scores.macro_f1.toFixed(3)} on validation`;
+  const score = model.scores.macro_f1 == null ? "" : `, macro F1 ${model.scores.macro_f1.toFixed(3)} on validation`;
   $("model").textContent = `Model ${model.name}${version}: ${model.classes.length} kinds${score}.`;
 }).catch(() => {});
