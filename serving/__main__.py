@@ -29,7 +29,15 @@ def option(name: str, text: str, kind: Any = None) -> Any:
 @click.command()
 @option("--model", "file that export has written", click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at; 0.0.0.0 for all")
-@click.option("--port", default=8000, envvar="PORT", show_envvar=True, show_default=True, help="0 takes a free one")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    envvar="PORT",
+    show_envvar=True,
+    show_default=True,
+    help="0 takes a free one",
+)
 @option("--name", "name of the model")
 @option("--version", "version of the model", str)
 @option("--revision", "git commit of the model", str)

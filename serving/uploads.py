@@ -101,7 +101,8 @@ class Form:
             raise unreadable()
         if not self.files:
             raise Refusal(400, "form", "the form has no file")
-        return [bytes(file) for file in self.files]
+        files, self.files = self.files[::-1], []
+        return [bytes(files.pop()) for _ in range(len(files))]  # each is there twice only while it is copied
 
     def on_part_begin(self) -> None:
         self.named = False

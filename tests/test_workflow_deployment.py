@@ -188,7 +188,7 @@ def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
         "--tag=next",
         f"--image={IMAGES}/release@{DIGEST}",
         "--revision-suffix=v1-2-0-rc-1-7-1",
-        f"--set-env-vars=PETALS_VERSION=v1.2.0-RC.1,PETALS_REVISION={'b' * 40}",
+        f"--set-env-vars=PETALS_VERSION=v1.2.0-RC.1,PETALS_REVISION={'b' * 40},PETALS_THREADS=1",
         "--service-account=s@p",
     } <= set(call)
     assert not any("allow-unauthenticated" in argument for argument in call)  # who may call is the owner's to say

@@ -12,7 +12,7 @@ suffix=${VERSION//[^0-9A-Za-z]/-}-$GITHUB_RUN_NUMBER-$GITHUB_RUN_ATTEMPT
 gcloud run deploy "$SERVICE" --quiet --region="$REGION" --image="$IMAGE" "${hold[@]}" --tag=next \
   --revision-suffix="${suffix,,}" \
   --service-account="$SERVING_ACCOUNT" \
-  --set-env-vars="PETALS_VERSION=$VERSION,PETALS_REVISION=$REVISION" \
+  --set-env-vars="PETALS_VERSION=$VERSION,PETALS_REVISION=$REVISION,PETALS_THREADS=1" \
   --set-custom-audiences="$AUDIENCE" \
   --startup-probe=httpGet.path=/readyz,periodSeconds=2,timeoutSeconds=2,failureThreshold=30 \
   --liveness-probe=httpGet.path=/healthz,periodSeconds=30,timeoutSeconds=5,failureThreshold=3 \
