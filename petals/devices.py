@@ -8,18 +8,20 @@ import torch
 
 from petals.errors import PetalsError
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of mallopt(3)
+ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1  # of mallopt(3)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep large blocks that are freed, and not give each back to the system; elsewhere do nothing.
+def keep_freed_memory(largest: int = 2**30) -> None:
+    """Have glibc keep freed blocks of up to `largest` bytes, and not give each back to the system; else do nothing.
 
     A training step frees and asks for the same hundreds of megabytes again, and with a system call and thousands of
-    page faults each time it took 1.3 times as long. No result depends on it.
+    page faults each time it took 1.3 times as long. All threads take from one heap, or each would keep its own. No
+    result depends on it.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(MMAP_THRESHOLD, 2**30)
+        libc.mallopt(ARENA_MAX, 1)
+        libc.mallopt(MMAP_THRESHOLD, largest)
         libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -35,7 +35,7 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
     With `views: 0` AUGMENTED only says which policy train is to apply anew every epoch.
     """
     params = load_params(AugmentParams)
-    keep_freed_memory()
+    keep_freed_memory(2**24)  # larger ones go back at once, as each thread has several of them
     torch.set_num_threads(1)  # the threads below each take a chunk
     split = PackedSplit(prepared)
     knobs = {knob: getattr(params, knob) for knob in POLICY_KNOBS}
