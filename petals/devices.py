@@ -45,6 +45,11 @@ def set_up(device: str, threads: int) -> torch.device:
     return torch.device(device)
 
 
+def room_for_data(device: torch.device) -> int:
+    """The bytes of a GPU's memory that the images of a split may take: half of what is free; else 0."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+
+
 def reseed(seed: int, device: torch.device) -> None:
     """As torch.manual_seed, for the processor and `device` alone.
 

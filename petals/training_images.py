@@ -26,6 +26,8 @@ class TrainingImages:
             self.versions = 1 + meta["views"]
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise PetalsError(f"{augmented}: no rendered views ({error}); run dvc repro augment") from None
+        self.device = torch.device("cpu")
+        self.resident: Tensor | None = None
         self.views = Shards(augmented)
         if len(self.views) != meta["views"] * len(self.split):
             raise PetalsError(f"{augmented}: its views are not those of {prepared}; run dvc repro augment")
@@ -37,22 +39,58 @@ class TrainingImages:
         return [rows[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
 
     def read(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
-        """Images (uint8, N × `size` × `size` × 3) and labels (int64, N).
+        """Images (uint8, N × `size` × `size` × 3) and labels (int64, N), on the device that `give_to` named.
 
         Each image goes through its versions by epochs.
         """
         version = (rows + epoch) % self.versions
+        labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
+        if self.resident is not None:
+            at = torch.from_numpy(version * len(self.split) + rows).to(self.device)
+            return resized(self.resident[at], self.size), labels
         images = np.empty((len(rows), self.split.image_size, self.split.image_size, 3), np.uint8)
         plain = version == 0
         images[plain] = self.split.images.read(rows[plain])
         if not plain.all():
             images[~plain] = self.views.read((version[~plain] - 1) * len(self.split) + rows[~plain])
-        return resized(torch.from_numpy(images), self.size), torch.from_numpy(self.split.labels[rows])
+        pixels = torch.from_numpy(images)
+        if self.device.type == "cuda":  # which shrinks them, and the same way wherever they were
+            pixels = pixels.to(self.device)
+        return resized(pixels, self.size).to(self.device), labels
+
+    def give_to(self, device: torch.device, room: int) -> bool:
+        """Let `read` give its tensors on `device`; all images move there now where they take no more than `room` bytes.
+
+        Says whether they did. What `read` gives does not depend on it.
+        """
+        self.device = device
+        shards = [*self.split.images.arrays, *self.views.arrays]
+        if sum(each.nbytes for each in shards) > room:
+            return False
+        count = self.versions * len(self.split)
+        self.resident = torch.empty((count, *shards[0].shape[1:]), dtype=torch.uint8, device=device)
+        start = 0
+        for each in shards:
+            self.resident[start : start + len(each)] = torch.from_numpy(np.array(each))
+            start += len(each)
+        return True
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Shrink uint8 N × H × W × 3 to `size` × `size`, antialiased, by bilinear interpolation."""
+    """Shrink uint8 N × H × W × 3 to `size` × `size`, antialiased, by bilinear interpolation.
+
+    A processor does it in integers; a GPU, for which torch has no such kernel, in floats, which differ by a level.
+    """
     if images.shape[1] == size:
         return images
-    planes = F.interpolate(images.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
-    return planes.permute(0, 2, 3, 1).contiguous()
+    planes = images.permute(0, 3, 1, 2)
+    shrunk = _in_floats(planes, size) if images.is_cuda else _antialiased(planes, size)
+    return shrunk.permute(0, 2, 3, 1).contiguous()
+
+
+def _in_floats(planes: Tensor, size: int) -> Tensor:
+    return _antialiased(planes.float(), size).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _antialiased(planes: Tensor, size: int) -> Tensor:
+    return F.interpolate(planes, (size, size), mode="bilinear", antialias=True)

@@ -12,7 +12,7 @@ from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
 from petals.calibration import fit_temperature
 from petals.curves import Curves
-from petals.devices import autocast, choose_precision, describe, reseed, set_up
+from petals.devices import autocast, choose_precision, describe, reseed, room_for_data, set_up
 from petals.errors import PetalsError
 from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
@@ -53,6 +53,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     if params.precision == "auto":
         click.echo("precision: auto is {}, since {}".format(*choose_precision(device)))
     data = TrainingImages(train, augmented, params.seed)
+    if data.give_to(device, room_for_data(device)):
+        click.echo(f"all images are in the memory of {device}")
     watched = PackedSplit(val)
     classes = data.split.classes
 
@@ -103,7 +105,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                     each["lr"] = lr * each["scale"]
 
                 reseed(seed_for(params.seed, "step", step), device)
-                images, labels = (each.to(device) for each in data.read(rows, epoch))
+                images, labels = data.read(rows, epoch)
                 images, targets = augment.of_rows(group.share(len(rows)), images, labels)
                 optimizer.zero_grad()
                 loss = 0.0

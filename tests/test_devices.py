@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from petals.devices import autocast, choose_precision, set_up
+from petals.devices import autocast, choose_precision, room_for_data, set_up
 from petals.errors import PetalsError
 
 
@@ -48,6 +48,12 @@ def test_each_gpu_has_its_number(monkeypatch: pytest.MonkeyPatch):
     ]
     with pytest.raises(PetalsError):
         set_up("cuda:2", 1)
+
+
+def test_images_may_take_half_of_what_a_gpu_has_free(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 16 * 2**30))
+    assert room_for_data(torch.device("cuda:1")) == 4 * 2**30
+    assert room_for_data(torch.device("cpu")) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from petals.errors import PetalsError
 from petals.packed import Shards, create_shards
-from petals.training_images import TrainingImages, resized
+from petals.training_images import TrainingImages, _in_floats, resized
 
 COUNT, VIEWS, SIZE = 10, 2, 4
 
@@ -111,3 +111,22 @@ def test_shrinking_is_pillows():
     ours = resized(torch.from_numpy(noise), 48).numpy()
     theirs = np.stack([Image.fromarray(each).resize((48, 48), Image.Resampling.BILINEAR) for each in noise])
     assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("views", [0, VIEWS])
+def test_images_that_moved_to_the_device_are_the_same(make, views: int):
+    mapped, moved = make(views=views), make(views=views)
+    size = (1 + views) * COUNT * SIZE * SIZE * 3
+    assert not mapped.give_to(torch.device("cpu"), size - 1)
+    assert moved.give_to(torch.device("cpu"), size)
+    mapped.size = moved.size = SIZE // 2
+    rows = np.array([7, 0, 3, 3, 9])
+    for epoch in range(4):
+        assert all(map(torch.equal, mapped.read(rows, epoch), moved.read(rows, epoch)))
+
+
+@pytest.mark.parametrize("size", [31, 47, 64])
+def test_a_gpu_shrinks_as_a_processor_does(size: int):
+    images = torch.randint(0, 256, (3, 96, 96, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    floats = _in_floats(images.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    assert (floats.int() - resized(images, size).int()).abs().max() <= 1
