@@ -3,8 +3,10 @@
 import ctypes
 import os
 import platform
+import shutil
 
 import torch
+from torch import nn
 
 from petals.errors import PetalsError
 
@@ -82,6 +84,19 @@ def choose_precision(device: torch.device) -> tuple[str, str]:
     if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
         return "bf16", "this processor has AMX"
     return "fp32", "bf16 is slower on a processor without AMX" if device.type == "cpu" else "bf16 was not tried here"
+
+
+def compile_kernels(net: nn.Module, parts: int) -> None:
+    """Have torch.compile make kernels for `net`, at its first step in training; other draws of dropout come of it.
+
+    Raises PetalsError where a batch is taken in several `parts`, whose draws could not be those of the whole, or where
+    the machine has no compiler.
+    """
+    if parts > 1:
+        raise PetalsError(f"compile: takes whole batches, not {parts} parts; set accumulate: 1 and launch: python -m")
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise PetalsError("compile: this machine has no C++ compiler; install g++, or set compile: false")
+    net.compile()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -112,6 +112,7 @@ class TrainParams(StageParams):
     mixup: Share
     cutmix: Share
     precision: Literal["fp32", "bf16", "auto"]
+    compile: bool
     device: Device
     threads: Threads
 

@@ -12,7 +12,7 @@ from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
 from petals.calibration import fit_temperature
 from petals.curves import Curves
-from petals.devices import autocast, choose_precision, describe, reseed, room_for_data, set_up
+from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
 from petals.errors import PetalsError
 from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
@@ -83,6 +83,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     key = checkpoint.fingerprint(settings, inputs)
     group.check(key)
     learner = group.learner(net)
+    if params.compile:
+        compile_kernels(learner, group.size * params.accumulate)
     saved = checkpoint.Checkpoint(key, net, optimizer, average, group.main)
     state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:

@@ -1,6 +1,8 @@
 """Where and how exactly torch computes."""
 
+import copy
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from petals.devices import autocast, choose_precision, room_for_data, set_up
+from petals.devices import autocast, choose_precision, compile_kernels, room_for_data, set_up
 from petals.errors import PetalsError
 
 
@@ -54,6 +56,32 @@ def test_images_may_take_half_of_what_a_gpu_has_free(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 16 * 2**30))
     assert room_for_data(torch.device("cuda:1")) == 4 * 2**30
     assert room_for_data(torch.device("cpu")) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch itself
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
+def test_a_compiled_network_learns_the_same_and_keeps_its_names():
+    torch.manual_seed(1)
+    eager = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    compiled = copy.deepcopy(eager)
+    compile_kernels(compiled, 1)
+    images = torch.rand(2, 3, 8, 8)
+    for net in (eager, compiled):
+        net(images).square().sum().backward()
+    assert list(compiled.state_dict()) == list(eager.state_dict())
+    for mine, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_parts_of_a_batch_are_not_compiled():
+    with pytest.raises(PetalsError, match=r"^compile: takes whole batches, not 4 parts; set accumulate: 1 and launch"):
+        compile_kernels(torch.nn.Linear(1, 1), 4)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(PetalsError, match=r"^compile: this machine has no C\+\+ compiler; install g"):
+        compile_kernels(torch.nn.Linear(1, 1), 1)
 
 
 @pytest.mark.parametrize(
