@@ -71,10 +71,10 @@ def until_good(line: list[str], folder: Path, goal: float, patience: float) -> W
         process.stdout.close()
 
 
-def measure(scratch: Path, goal: float = GOAL, **settings: object) -> Row | None:
-    """Seconds from photographs to a macro F1 of `goal` on val; None where the photographs are not there."""
+def measure(scratch: Path, goal: float = GOAL, **settings: object) -> Row | str:
+    """Seconds from photographs to a macro F1 of `goal` on val; why not, where the photographs are not there."""
     if not (REPOSITORY / DATA).is_dir():
-        return None
+        return f"{DATA} is not there"
     folder, photographs = scratch / "oxford", unpacked(scratch / "photographs")
     (folder / "data" / "weights").mkdir(parents=True)
     (folder / "data" / "weights" / "true").touch()

@@ -10,15 +10,19 @@ from unittest import mock
 import stages  # sets what must be set before torch is loaded  # noqa: F401
 
 # isort: split
+import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.lab import command, pipeline_folder
 from benchmarks.pairs import Row, ratios
 from petals import models
+from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals.devices import autocast, set_up
 from petals.optim import adamw
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
+from petals.training_images import TrainingImages
 from stages import train
 
 STRIDE = 4  # steps of one side before the other's turn
@@ -34,20 +38,33 @@ class BareSteps:
     def __init__(self, folder: Path) -> None:
         params = load_params(TrainParams, folder / "params.yaml")
         split = PackedSplit(folder / "data" / "prepared" / "train")
+        self.device, self.precision = set_up(params.device, params.threads), params.precision
         net = models.create(params.model, len(split.classes), split.image_size, params.pretrained is True)
-        self.net = net.to(memory_format=torch.channels_last).train()
-        self.net.freeze(params.frozen, params.freeze_stats)
+        self.net = net.to(self.device, memory_format=torch.channels_last).train()
+        if params.pretrained:
+            self.net.freeze(params.frozen, params.freeze_stats)
+        if params.compile:
+            self.net.compile()
         size = models.train_size(models.MODELS[params.model], split.image_size, params.train_size)
-        self.images = torch.rand(params.batch_size, 3, size, size).to(memory_format=torch.channels_last)
-        self.targets = torch.rand(params.batch_size, len(split.classes)).softmax(1)
+        images = torch.rand(params.batch_size, 3, size, size)
+        self.images = images.to(self.device, memory_format=torch.channels_last)
+        self.targets = torch.rand(params.batch_size, len(split.classes)).softmax(1).to(self.device)
         self.optimizer = adamw(self.net, 1e-6, params.weight_decay, params.head_lr)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
 
     def step(self) -> None:
-        loss = self.criterion(self.net(self.images), self.targets)
+        with autocast(self.device, self.precision):
+            loss = self.criterion(self.net(self.images), self.targets)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+
+def clock() -> float:
+    """The time, once a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Turns:
@@ -64,7 +81,7 @@ class Turns:
         self.pair = [0.0, 0.0]
 
     def progress(self, rows: Iterable, description: str, unit: str) -> Iterator:
-        self.resumed = time.perf_counter() if self.limit is None else self.resumed
+        self.resumed = clock() if self.limit is None else self.resumed
         for each in rows:
             if self.steps == STRIDE:
                 self.pause()
@@ -72,16 +89,16 @@ class Turns:
             yield each
 
     def pause(self) -> None:
-        now = time.perf_counter()
+        now = clock()
         self.pair[0] += now - self.resumed
         if self.limit is None:
             with torch.random.fork_rng(devices=[]):
                 self.limit = BareSteps(self.folder)
             self.limit.step()
-            now = time.perf_counter()
+            now = clock()
         for _ in range(self.steps):
             self.limit.step()
-        self.resumed, self.steps = time.perf_counter(), 0
+        self.resumed, self.steps = clock(), 0
         self.pair[1] += self.resumed - now
 
     def watch(self, *_: object) -> dict[str, float]:
@@ -94,9 +111,26 @@ class Turns:
         return {"macro_f1": 0.0, "nll": 0.0}
 
 
-def measure(scratch: Path, epochs: int = 6, **settings: object) -> Row:
+def kornia_seconds(folder: Path, device: torch.device, times: int = 20) -> float:
+    """What the augmentation of one batch takes, with nothing else at work."""
+    params = load_params(TrainParams, folder / "params.yaml")
+    data = TrainingImages(folder / "data" / "prepared" / "train", folder / "data" / "augmented", params.seed)
+    policy = view_policy(data.policy, data.size) if data.versions == 1 else None
+    augment = BatchAugmentation(
+        len(data.split.classes), params.flip, params.erasing, params.mixup, params.cutmix, policy
+    )
+    images, labels = (each.to(device) for each in data.read(np.arange(params.batch_size) % len(data.split), 0))
+    spent = []
+    for _ in range(times):
+        began = clock()
+        augment(to_floats(images), labels)
+        spent.append(clock() - began)
+    return statistics.median(spent)
+
+
+def measure(scratch: Path, epochs: int = 6, name: str = "train", **settings: object) -> Row:
     """Train on the sample for `epochs` and one to warm up; a pair is an epoch and as many bare steps."""
-    folder = pipeline_folder(scratch / "training", ("prepare", "augment"), epochs=1000, **settings)
+    folder = pipeline_folder(scratch / name, ("prepare", "augment"), epochs=1000, **settings)
     turns = Turns(folder, epochs)
     with (
         contextlib.chdir(folder),
@@ -107,8 +141,19 @@ def measure(scratch: Path, epochs: int = 6, **settings: object) -> Row:
         train.main.main(command("train"), standalone_mode=False)
     ours, limit = (side[1:] for side in turns.spent)
     params = load_params(TrainParams, folder / "params.yaml")
-    images = len(PackedSplit(folder / "data" / "prepared" / "train")) // params.batch_size * params.batch_size
+    steps = len(PackedSplit(folder / "data" / "prepared" / "train")) // params.batch_size
+    images, a_step = steps * params.batch_size, statistics.median(ours) / steps
+    what = "train, images a second in steady state" if name == "train" else f"{name}: train, images a second"
     return Row(
-        "train", "train, images a second in steady state", "forward, backward, optimiser on one constant batch",
-        ">= 0.97", "images/s", ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit),
+        name, what, "forward, backward, optimiser on one constant batch", ">= 0.97", "images/s",
+        ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit),
+        f"Kornia's part of a step {kornia_seconds(folder, turns.limit.device) / a_step:.0%}",
     )  # fmt: skip
+
+
+def measure_on_gpu(model: str, scratch: Path) -> Row | str:
+    """The same on a GPU at 224 px, with Kornia's whole policy in every step."""
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    knobs = {"image_size": 224, "train_size": 1.0, "views": 0, "batch_size": 128, "precision": "auto"}
+    return measure(scratch, name=f"{model} on a GPU", model=model, pretrained=False, **knobs)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
-from benchmarks import bench, growth, oxford
+from benchmarks import bench, growth, oxford, training
 from benchmarks.growth import Run, verdicts
 from benchmarks.pairs import Row, alternate, ratios, table
 
@@ -54,7 +54,9 @@ def test_rows_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path,
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(bench, "alone", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(bench, "fingerprint", lambda root: {"cpu": "this"})
-    monkeypatch.setattr(bench, "ROWS", {"a": lambda _: row("", 1.0), "b": lambda _: row("", 2.0), "c": lambda _: None})
+    monkeypatch.setattr(
+        bench, "ROWS", {"a": lambda _: row("", 1.0), "b": lambda _: row("", 2.0), "c": lambda _: "it is night"}
+    )
 
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(bench.main, arguments)
@@ -62,7 +64,7 @@ def test_rows_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path,
         return done.output
 
     said = run()
-    assert "c: skipped" in said and "| work |" in said
+    assert "c: skipped, since it is night" in said and "| work |" in said
     monkeypatch.setitem(bench.ROWS, "b", lambda _: row("", 3.0))
     monkeypatch.setattr(bench.main.params[0], "type", bench.click.Choice(list(bench.ROWS)))
     assert "b: 3 of 3…3, was 2" in run("--only", "b")
@@ -144,9 +146,14 @@ def test_photographs_in_another_layout_are_told(tmp_path: Path, monkeypatch: pyt
         oxford.unpacked(tmp_path / "photographs")
 
 
+def test_rows_of_a_gpu_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: False)
+    assert training.measure_on_gpu("efficientnet_lite0", tmp_path) == "there is no GPU"
+
+
 def test_the_row_of_oxford_needs_its_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(oxford, "DATA", Path("data") / "not-there")
-    assert oxford.measure(tmp_path) is None
+    assert oxford.measure(tmp_path) == "data/not-there is not there"
 
 
 @pytest.mark.slow
@@ -155,7 +162,7 @@ def test_train_is_measured_while_the_stage_runs(tmp_path: Path):
         "from pathlib import Path; from benchmarks import training\n"
         "quick = dict(epochs=1, image_size=32, views=0, batch_size=128, threads=1)\n"
         f"row = training.measure(Path({str(tmp_path)!r}), **quick)\n"
-        "print(row.name, len(row.ratios), 0 < row.median < 10, row.ours > 0)"
+        "print(row.name, len(row.ratios), 0 < row.median < 10, row.ours > 0, row.note[:14])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1:] == ["train 1 True True"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["train 1 True True Kornia's part "], done.stderr
