@@ -77,8 +77,8 @@ def measure_prepare(scratch: Path, pairs: int = 3, share: float = 1.0, **setting
     )  # fmt: skip
 
 
-def measure_augment(scratch: Path, pairs: int = 2, count: int = SPLIT_SIZES["train"], **settings: object) -> Row:
-    """Render the views of as many training images as the competition has."""
+def measure_augment(scratch: Path, pairs: int = 3, count: int = 3000, **settings: object) -> Row:
+    """Render the views of `count` images."""
     folder = pipeline_folder(scratch / "augment", ("prepare",), **settings)
     train = folder / "data" / "prepared" / "train"
     repeated(train, count, train.with_name("many"))
