@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 from petals.packed import Shards, create_shards, write_labels
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it that started the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parents[1]
 ORIGINAL = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
