@@ -65,9 +65,9 @@ def run(root: Path, variables: dict[str, str], *arguments: str) -> None:
         raise RuntimeError(f"dvc {' '.join(arguments)}:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
-def measure(scratch: Path, pairs: int = 1, **settings: object) -> Row:
-    """Push and pull data/prepared of the sample, and its photographs as JPEG files."""
-    packed = pipeline_folder(scratch / "packed", ("prepare",), **settings) / "data" / "prepared"
+def measure(scratch: Path, pairs: int = 2, **settings: object) -> Row:
+    """Push and pull data/prepared of the sample, at the 96 px that its photographs have, and these as JPEG files."""
+    packed = pipeline_folder(scratch / "packed", ("prepare",), **{"image_size": 96} | settings) / "data" / "prepared"
     single = one_file_an_image(scratch / "single")
     count = len(list(single.iterdir()))
     with socket.socket() as probe:
@@ -88,5 +88,5 @@ def measure(scratch: Path, pairs: int = 1, **settings: object) -> Row:
         server.wait()
     return Row(
         "transfer", "push and pull of the data set through a bucket: times faster", "the same images as one file each",
-        ">= 5", "s", ratios(limit, ours), statistics.median(ours), statistics.median(limit), f"{count} images",
+        ">= 5", "s", ratios(limit, ours), statistics.median(ours), statistics.median(limit), f"{count} images of 96 px",
     )  # fmt: skip
