@@ -115,6 +115,7 @@ def kornia_seconds(folder: Path, device: torch.device, times: int = 20) -> float
     """What the augmentation of one batch takes, with nothing else at work."""
     params = load_params(TrainParams, folder / "params.yaml")
     data = TrainingImages(folder / "data" / "prepared" / "train", folder / "data" / "augmented", params.seed)
+    data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
     policy = view_policy(data.policy, data.size) if data.versions == 1 else None
     augment = BatchAugmentation(
         len(data.split.classes), params.flip, params.erasing, params.mixup, params.cutmix, policy
