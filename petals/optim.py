@@ -19,8 +19,7 @@ def adamw(model: nn.Module, lr: float, weight_decay: float, head_lr: float = 1.0
         for new in (False, True)
         for decayed in (True, False)
     ]
-    on_gpu = all(each.is_cuda for each in parameters)  # where one kernel does it all
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=on_gpu, foreach=not on_gpu)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:

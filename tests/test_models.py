@@ -123,6 +123,27 @@ def test_efficientnet_agrees_with_an_independent_forward(size):
         assert (ours - reference_forward(published, levels)).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("size", [16, 15])  # with a padding that differs by side, and one that does not
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_norm_inside_the_convolution_learns_as_one_after_it(size, kernel):
+    torch.manual_seed(0)
+    layer = efficientnet_lite.ConvNorm(6, 6, kernel, stride=2, groups=6)
+    x = torch.randn(4, 6, size, size, requires_grad=True)
+    for _ in range(3):
+        layer(3 * x + 1)  # for statistics, scale and shift that are not 0 and 1
+    nn.init.normal_(layer.norm.weight), nn.init.normal_(layer.norm.bias)
+    layer.eval()
+    learns = [x, layer.conv.weight, layer.norm.weight, layer.norm.bias]
+    total = (-(-size // 2) - 1) * 2 + kernel - size
+    padded = F.pad(x, (total // 2, total - total // 2) * 2)
+    apart = layer.norm(F.conv2d(padded, layer.conv.weight, stride=2, groups=6)).clamp(0, 6)
+    together = layer(x)
+    assert torch.allclose(together, apart, atol=1e-5)
+    weights = torch.randn(apart.shape)
+    for mine, expected in zip(*(torch.autograd.grad((y * weights).sum(), learns) for y in (together, apart)), strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-4)
+
+
 # Of the models' own page: 4.65, 5.42 and 6.09 million with the classifier of ImageNet.
 @pytest.mark.parametrize("variant, parameters", [(0, 4652008), (1, 5416680), (2, 6092072)])
 def test_efficientnet_has_the_published_layers(variant, parameters):

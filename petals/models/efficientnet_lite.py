@@ -46,7 +46,11 @@ BLOCK_NAMES = {
 
 
 class ConvNorm(nn.Module):
-    """Convolution with TensorFlow's SAME padding, batch normalisation and, if `relu`, ReLU6."""
+    """Convolution with TensorFlow's SAME padding, batch normalisation and, if `relu`, ReLU6.
+
+    A batch norm whose statistics stand still is a factor and a shift a channel: they go into the kernel, which spares
+    passes over the activations, in training too.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True):
         super().__init__()
@@ -55,18 +59,32 @@ class ConvNorm(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(same_padded_conv(x, self.conv))
-        return F.relu6(x) if self.relu else x
+        norm, kernel = self.norm, self.conv.weight
+        if norm.training or torch.compiler.is_exporting():  # the exporter puts them together itself
+            x = norm(same_padded_conv(x, kernel, None, self.conv))
+        else:
+            factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * factor
+            x = same_padded_conv(x, kernel * factor.view(-1, 1, 1, 1), shift, self.conv)
+        return F.relu6(x, inplace=True) if self.relu else x
 
 
-def same_padded_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Convolve to ceil(size / stride) outputs; an odd padding is larger at the bottom and the right."""
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
-    down, right = (max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
+def same_padded_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    """Convolve as `conv` does to ceil(size / stride) outputs; an odd padding is larger at the bottom and the right.
+
+    torch pads alike on both sides. On a processor the kernel gets a row or column of zeros before its first instead,
+    as it is smaller than the image.
+    """
+    stride = conv.stride[0]
+    down, right = (max((math.ceil(n / stride) - 1) * stride + conv.kernel_size[0] - n, 0) for n in x.shape[2:])
     if down % 2 or right % 2:
-        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
-        down = right = 0
-    return F.conv2d(x, conv.weight, None, stride, (down // 2, right // 2), 1, conv.groups)
+        if x.device.type == "cpu" and not torch.compiler.is_exporting():
+            kernel = F.pad(kernel, (right % 2, 0, down % 2, 0))
+            down, right = down + down % 2, right + right % 2
+        else:
+            x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+            down = right = 0
+    return F.conv2d(x, kernel, bias, stride, (down // 2, right // 2), 1, conv.groups)
 
 
 class InvertedResidual(nn.Module):
