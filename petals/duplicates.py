@@ -20,7 +20,10 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     """Average a uint8 H × W × 3 image over a grid of 16 × 16; gives uint8 16 × 16 × 3."""
     rows, columns = (np.linspace(0, side, THUMBNAIL + 1).astype(int) for side in image.shape[:2])
     lines = image.reshape(len(image), -1)  # of bytes, whose sums are twice as fast as those over the axes of the image
-    sums = np.stack([lines[top:bottom].sum(0, dtype=np.uint32) for top, bottom in pairwise(rows)])
+    if len(lines) % THUMBNAIL == 0:  # rows of equal height, all summed at once: three times as fast
+        sums = lines.reshape(THUMBNAIL, -1, lines.shape[1]).sum(1, dtype=np.uint32)
+    else:
+        sums = np.stack([lines[top:bottom].sum(0, dtype=np.uint32) for top, bottom in pairwise(rows)])
     sums = np.add.reduceat(sums.reshape(THUMBNAIL, -1, 3), columns[:-1], axis=1)
     areas = np.outer(np.diff(rows), np.diff(columns))
     return (sums // areas[:, :, None]).astype(np.uint8)

@@ -11,7 +11,7 @@ from petals.duplicates import thumbnail
 from petals.files import replacing
 from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
-from petals.parallel import in_order
+from petals.parallel import Work, in_order
 from petals.parts import Part, Parts, code, key, save_keys
 from petals.rawdata import Dataset, Source
 from petals.resizing import bicubic
@@ -47,16 +47,16 @@ def pack(
     split: str,
     folder: Path,
     image_size: int,
-    workers: int | None = None,
+    work: Work = in_order,
     progress: Callable[[Iterable], Iterable] = iter,
     parts: Path | None = None,
 ) -> Packed:
     """Write `split` of `dataset` to `folder`; raises PetalsError at the first record that is at fault.
 
-    The bytes are the same for any number of workers: each source knows the rows it fills. Images that are ready in
+    The bytes are the same however `work` divides it: each source knows the rows it fills. Images that are ready in
     the folder `parts` are not decoded again.
     """
-    packed = pack_sources(dataset.splits[split], folder, image_size, workers, progress, parts)
+    packed = pack_sources(dataset.splits[split], folder, image_size, work, progress, parts)
     meta = {"classes": dataset.classes, "image_size": image_size, "split": split, "source": dataset.layout}
     write_labels(folder, packed.labels, packed.ids, **meta)
     return packed
@@ -67,13 +67,13 @@ def pack_part(
     part: Part,
     output: Path,
     image_size: int,
-    workers: int | None = None,
+    work: Work = in_order,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> int:
     """Write the images of `part` of all splits, for `pack` to find them; gives their number."""
     sources = part.share([source for split in dataset.splits.values() for source in split])
     with replacing(part.folder(output)) as folder:
-        packed = pack_sources(sources, folder, image_size, workers, progress)
+        packed = pack_sources(sources, folder, image_size, work, progress)
         save_keys(folder, packed.keys)
     return len(packed.keys)
 
@@ -82,7 +82,7 @@ def pack_sources(
     sources: Sequence[Source],
     folder: Path,
     image_size: int,
-    workers: int | None,
+    work: Work,
     progress: Callable[[Iterable], Iterable],
     parts: Path | None = None,
 ) -> Packed:
@@ -92,7 +92,7 @@ def pack_sources(
     create_shards(folder, int(starts[-1]), image_size)
     places = zip(sources, starts[:-1], strict=True)
     jobs = [Job(source, folder, int(start), image_size, parts) for source, start in places]
-    done = list(progress(in_order(pack_source, jobs, workers)))
+    done = list(progress(work(pack_source, jobs)))
     return Packed(
         ids=[each for packed in done for each in packed.ids],
         places=[each for packed in done for each in packed.places],

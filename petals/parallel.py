@@ -7,11 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Work = Callable[[Callable[[Task], Result], Iterable[Task]], Iterator[Result]]
 
 
 def cores() -> int:
@@ -25,21 +27,35 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers:
     With one worker, or one task, all happens in this process.
     """
     tasks = list(tasks)
-    workers = min(workers or cores(), len(tasks))
+    with pool(min(workers or cores(), len(tasks))) as work:
+        yield from work(function, tasks)
+
+
+@contextmanager
+def pool(workers: int | None = None) -> Iterator[Work]:
+    """Give what does as `in_order`, in the same workers at each call: what these import takes them longer than a file.
+
+    They start as there are tasks for them.
+    """
+    workers = workers or cores()
     if workers <= 1:
-        yield from map(function, tasks)
+        yield map
         return
     # spawn, not fork: it is safe beside threads and the same on every system.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
-        # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        results = pool.map(function, tasks)
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as executor:
+
+        def work(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+            # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            results = executor.map(function, tasks)
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+            return results
+
         try:
-            yield from results
+            yield work
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
             raise
 
 

@@ -12,6 +12,7 @@ def bicubic(image: np.ndarray, size: int) -> np.ndarray:
     import torch
     from torch.nn.functional import interpolate
 
-    planes = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)[None]
+    # A batch of one in front, and not behind: only so torch sees that pixels lie together, and gives them back so.
+    planes = torch.from_numpy(np.require(image, requirements="W"))[None].permute(0, 3, 1, 2)
     resized = interpolate(planes, (size, size), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).contiguous().numpy()

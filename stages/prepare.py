@@ -12,6 +12,7 @@ from petals.errors import PetalsError
 from petals.files import replacing
 from petals.packed import append, keep_rows
 from petals.packing import pack, pack_part
+from petals.parallel import pool
 from petals.params import PrepareParams, load_params
 from petals.parts import Part, parts_of
 from petals.rawdata import check_ids, open_dataset
@@ -52,17 +53,19 @@ def main(
 
     if part:
         show = partial(progress, description=f"part {part.number} of {part.of}", unit="part")
-        count = pack_part(dataset, part, prepared, params.image_size, workers, show)
+        with pool(workers) as work:
+            count = pack_part(dataset, part, prepared, params.image_size, work, show)
         click.echo(f"{part.folder(prepared)}: {count} images")
         return
 
     with replacing(prepared) as folder:
         packed = {}
-        for split in SPLITS:
-            show = partial(progress, description=split, unit="part", total=len(dataset.splits[split]))
-            packed[split] = pack(dataset, split, folder / split, params.image_size, workers, show, parts_of(prepared))
-            ready = f", {packed[split].ready} of them from {parts_of(prepared)}" if packed[split].ready else ""
-            click.echo(f"{split}: {len(packed[split].ids)} images{ready}")
+        with pool(workers) as work:
+            for split in SPLITS:
+                show = partial(progress, description=split, unit="part", total=len(dataset.splits[split]))
+                packed[split] = pack(dataset, split, folder / split, params.image_size, work, show, parts_of(prepared))
+                ready = f", {packed[split].ready} of them from {parts_of(prepared)}" if packed[split].ready else ""
+                click.echo(f"{split}: {len(packed[split].ids)} images{ready}")
         check_ids([each for split in packed.values() for each in zip(split.ids, split.places, strict=True)])
 
         pairs = find_duplicates(packed)

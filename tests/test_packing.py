@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.packed import PackedSplit
 from petals.packing import pack, pack_part
+from petals.parallel import in_order
 from petals.parts import Part, parts_of
 from petals.rawdata import Dataset, open_dataset
 from petals.resizing import bicubic
@@ -55,7 +57,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
-    packed = pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, workers=1)
+    packed = pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, map)
     split = PackedSplit(tmp_path / "train")
     expected = np.stack([square(decode(jpeg(n), "here"), SIZE, bicubic) for n in range(13)])
     assert np.array_equal(split.images.read(range(13)), expected)
@@ -67,18 +69,18 @@ def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
 
 def test_one_worker_and_three_write_the_same_bytes(tmp_path: Path):
     raw = dataset(tmp_path / "raw")
-    one = pack(raw, "train", tmp_path / "one", SIZE, workers=1)
-    three = pack(raw, "train", tmp_path / "three", SIZE, workers=3)
+    one = pack(raw, "train", tmp_path / "one", SIZE, map)
+    three = pack(raw, "train", tmp_path / "three", SIZE, partial(in_order, workers=3))
     assert hashes(tmp_path / "one") == hashes(tmp_path / "three")
     assert one.ids == three.ids and np.array_equal(one.thumbnails, three.thumbnails)
 
 
 def test_records_that_lie_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     raw = dataset(tmp_path / "raw")
-    pack(raw, "train", tmp_path / "whole", SIZE, workers=1)
+    pack(raw, "train", tmp_path / "whole", SIZE, map)
     small = petals.packed.create_shards.__defaults__
     monkeypatch.setattr(petals.packed.create_shards, "__defaults__", (4 * SIZE * SIZE * 3,))
-    pack(raw, "train", tmp_path / "small", SIZE, workers=1)
+    pack(raw, "train", tmp_path / "small", SIZE, map)
     assert small == (64 * 2**20,)
     assert len(list((tmp_path / "small").glob("images-*.npy"))) == 4
     whole, parts = PackedSplit(tmp_path / "whole"), PackedSplit(tmp_path / "small")
@@ -88,16 +90,16 @@ def test_records_that_lie_across_shards(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("share", [(1, 1), (1, 3), (3, 3)])
 def test_what_parts_hold_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: tuple[int, int]):
     raw = dataset(tmp_path / "raw")
-    whole = pack(raw, "train", tmp_path / "whole", SIZE, workers=1)
-    count = pack_part(raw, Part(*share), tmp_path / "out", SIZE, workers=1)
+    whole = pack(raw, "train", tmp_path / "whole", SIZE, map)
+    count = pack_part(raw, Part(*share), tmp_path / "out", SIZE, map)
     decoded = []
     monkeypatch.setattr(petals.packing, "decode", lambda data, where: decoded.append(where) or decode(data, where))
-    joined = pack(raw, "train", tmp_path / "joined", SIZE, 1, parts=parts_of(tmp_path / "out"))
+    joined = pack(raw, "train", tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out"))
     assert hashes(tmp_path / "joined") == hashes(tmp_path / "whole") and joined.ids == whole.ids
     assert len(decoded) == 13 - joined.ready and joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]
     assert count >= joined.ready
 
-    other = pack(raw, "train", tmp_path / "large", 2 * SIZE, 1, parts=parts_of(tmp_path / "out"))
+    other = pack(raw, "train", tmp_path / "large", 2 * SIZE, map, parts=parts_of(tmp_path / "out"))
     assert other.ready == 0, "parts of another size are not these images"
 
 
@@ -111,7 +113,7 @@ def test_a_split_without_sources_is_empty(tmp_path: Path):
 def test_the_first_bad_record_ends_it_in_a_line(tmp_path: Path, workers: int):
     raw = dataset(tmp_path / "raw", broken=3)
     with pytest.raises(PetalsError, match=r"train/00-192x192-5.tfrec: record 3 at byte \d+: not a JPEG") as error:
-        pack(raw, "train", tmp_path / "train", SIZE, workers)
+        pack(raw, "train", tmp_path / "train", SIZE, partial(in_order, workers=workers))
     assert "\n" not in str(error.value)
 
 
@@ -123,5 +125,5 @@ def test_progress_sees_each_source(tmp_path: Path):
             seen.append(len(part.ids))
             yield part
 
-    pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, 1, watch)
+    pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, map, watch)
     assert seen == [5, 7, 1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from petals.parallel import cores, in_order, in_threads
+from petals.parallel import cores, in_order, in_threads, pool
 
 SCRIPT = """
 import os, sys, threading
@@ -60,6 +60,19 @@ def test_the_first_error_ends_the_work(workers: int):
     with pytest.raises(ValueError, match="'x'"):
         next(results)
     assert list(results) == []
+
+
+def process_of(_: int) -> int:
+    return os.getpid()
+
+
+def test_a_pool_keeps_its_workers_from_one_call_to_the_next():
+    with pool(2) as work:
+        first = set(work(process_of, range(20)))
+        second = set(work(process_of, range(20)))
+        assert os.getpid() not in first | second and len(first | second) <= 2
+    with pool(1) as work:
+        assert list(work(process_of, [0])) == [os.getpid()]
 
 
 def test_a_consumer_may_stop_early():
