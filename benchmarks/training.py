@@ -25,7 +25,7 @@ from petals.params import TrainParams, load_params
 from petals.training_images import TrainingImages
 from stages import train
 
-STRIDE = 4  # steps of one side before the other's turn
+STRIDE = 8  # steps of one side before the other's turn; two batches are read ahead, in that turn at last
 
 
 class Enough(Exception):
@@ -80,9 +80,9 @@ class Turns:
         self.spent: list[list[float]] = [[], []]
         self.pair = [0.0, 0.0]
 
-    def progress(self, rows: Iterable, description: str, unit: str) -> Iterator:
+    def progress(self, steps: Iterable, description: str, unit: str, total: int) -> Iterator:
         self.resumed = clock() if self.limit is None else self.resumed
-        for each in rows:
+        for each in steps:
             if self.steps == STRIDE:
                 self.pause()
             self.steps += 1

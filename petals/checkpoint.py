@@ -117,10 +117,14 @@ class Checkpoint:
         self.model.load_state_dict({name: state[f"model.{name}"] for name in own})
         for number, tensor in enumerate(self.average.average):
             tensor.copy_(state[f"average.{number}"])
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in state.items():
             if name.startswith("optimizer."):
                 _, number, slot = name.split(".")
+                parameter = parameters[int(number)]
+                if tensor.shape == parameter.shape:  # laid out alike: a fused step goes through memory as it lies
+                    tensor = torch.empty_like(parameter).copy_(tensor)
                 slots.setdefault(int(number), {})[slot] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         return progress

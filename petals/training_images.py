@@ -1,6 +1,7 @@
 """The images of an epoch: which, in what order, and in which of their versions."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from petals.errors import PetalsError
 from petals.packed import PackedSplit, Shards
+from petals.parallel import in_threads
 from petals.seeding import seed_for
 
 
@@ -57,6 +59,10 @@ class TrainingImages:
         if self.device.type == "cuda":  # which shrinks them, and the same way wherever they were
             pixels = pixels.to(self.device)
         return resized(pixels, self.size).to(self.device), labels
+
+    def read_ahead(self, order: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `read` gives of each step of `order`; a thread reads the next ones meanwhile."""
+        return in_threads(lambda rows: self.read(rows, epoch), order, workers=1)
 
     def give_to(self, device: torch.device, room: int) -> bool:
         """Let `read` give its tensors on `device`; all images move there now where they take no more than `room` bytes.

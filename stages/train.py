@@ -95,8 +95,9 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     stop = 0  # the signal that any of the processes received
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
-            order = data.order(epoch, params.batch_size)
-            for rows in progress(order[state["step"] - epoch * steps_per_epoch :], f"epoch {epoch + 1}", "step"):
+            order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
+            batches = data.read_ahead(order, epoch)
+            for images, labels in progress(batches, f"epoch {epoch + 1}", "step", len(order)):
                 if saved.due() or stop:
                     saved.save(state)
                     interrupt.leave(stop)
@@ -107,11 +108,10 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                     each["lr"] = lr * each["scale"]
 
                 reseed(seed_for(params.seed, "step", step), device)
-                images, labels = data.read(rows, epoch)
-                images, targets = augment.of_rows(group.share(len(rows)), images, labels)
+                images, targets = augment.of_rows(group.share(len(labels)), images, labels)
                 optimizer.zero_grad()
                 loss = 0.0
-                for part in group.parts(len(rows), params.accumulate):
+                for part in group.parts(len(labels), params.accumulate):
                     with part.taken_by(learner, device):
                         with autocast(device, params.precision):
                             share = part.weight * criterion(learner(images[part.here]), targets[part.here])

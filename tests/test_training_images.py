@@ -113,6 +113,15 @@ def test_shrinking_is_pillows():
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
+def test_what_is_read_ahead_is_what_is_read(make):
+    data, epoch = make(), 2
+    order = data.order(epoch, 4)
+    ahead = list(data.read_ahead(order, epoch))
+    assert len(ahead) == len(order)
+    for found, rows in zip(ahead, order, strict=True):
+        assert all(map(torch.equal, found, data.read(rows, epoch)))
+
+
 @pytest.mark.parametrize("views", [0, VIEWS])
 def test_images_that_moved_to_the_device_are_the_same(make, views: int):
     mapped, moved = make(views=views), make(views=views)
