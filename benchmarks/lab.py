@@ -29,7 +29,7 @@ QUICK = {"epochs": "1", "min_steps": "0", "robustness": "0", "views": "1"}
 
 def environment() -> dict[str, str]:
     """To run a stage of this working tree from another folder."""
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE"}
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 
 def run_stage(stage: str, folder: Path, data: str | Path = REPOSITORY / "data" / "sample") -> None:
