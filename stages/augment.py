@@ -1,6 +1,6 @@
 """augment: render views of the training images ahead of training, once for many experiments."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -59,7 +59,12 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
         return
     ready = f", {chunks.parts.used} of them from {parts_of(augmented)}" if chunks.parts.used else ""
     click.echo(f"{params.views} views of {len(split)} images{ready}")
-    draw(split, chunks.render, max(params.views, 1), picture)
+    rendered = Shards(augmented)
+
+    def view_of(row: int, view: int) -> np.ndarray:
+        return rendered.read([view * len(split) + row])[0] if params.views else chunks.render_one(row, view)
+
+    draw(split, view_of, max(params.views, 1), picture)
 
 
 class Chunks:
@@ -81,6 +86,9 @@ class Chunks:
         policy = view_policy(self.knobs, self.split.image_size)  # its own: Kornia keeps its last draw in it
         return render_views(self.split.images.read(rows), ids, view, self.seed, policy)
 
+    def render_one(self, row: int, view: int) -> np.ndarray:
+        return self.render(row // CHUNK * CHUNK, view)[row % CHUNK]
+
     def keys(self, start: int, view: int) -> list[bytes]:
         rows = self.rows(start)
         ids = [self.split.ids[row] for row in rows]
@@ -88,13 +96,12 @@ class Chunks:
         return [key(chunk, number) for number in range(len(rows))]
 
 
-def draw(split: PackedSplit, render, views: int, picture: Path) -> None:
+def draw(split: PackedSplit, view_of: Callable[[int, int], np.ndarray], views: int, picture: Path) -> None:
     """A row for each of eight images spread over the split: itself, and up to six of its views."""
     rows, captions = [], []
     for row in np.linspace(0, len(split) - 1, min(8, len(split))).astype(int):
-        start, within = row // CHUNK * CHUNK, row % CHUNK
         shown = range(min(views, 6))
-        rows.append([split.images.read([row])[0], *(render(start, view)[within] for view in shown)])
+        rows.append([split.images.read([row])[0], *(view_of(row, view) for view in shown)])
         captions.append([split.classes[split.labels[row]], *(f"view {view + 1}" for view in shown)])
     pictures.grid(rows, captions, picture)
 

@@ -140,8 +140,9 @@ def test_a_norm_inside_the_convolution_learns_as_one_after_it(size, kernel):
     together = layer(x)
     assert torch.allclose(together, apart, atol=1e-5)
     weights = torch.randn(apart.shape)
-    for mine, expected in zip(*(torch.autograd.grad((y * weights).sum(), learns) for y in (together, apart)), strict=True):
-        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-4)
+    found, expected = (torch.autograd.grad((y * weights).sum(), learns) for y in (together, apart))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 # Of the models' own page: 4.65, 5.42 and 6.09 million with the classifier of ImageNet.
