@@ -18,6 +18,7 @@ from benchmarks import lab
 from benchmarks.lab import pipeline_folder, put_params, repeated, run_stage
 from benchmarks.pairs import Row, alternate, ratios
 from petals.augmentation import POLICY_KNOBS, view_policy
+from petals.devices import keep_freed_memory
 from petals.files import remove
 from petals.flowers import SPLIT_SIZES
 from petals.packed import PackedSplit
@@ -103,6 +104,7 @@ def measure_augment(scratch: Path, pairs: int = 3, count: int = 3000, **settings
         return done / (time.perf_counter() - began)
 
     def limit() -> float:
+        keep_freed_memory(2**24)
         with ThreadPoolExecutor(cores()) as pool:  # on all cores in the way that the stage does it
             return sum(pool.map(apply, range(cores())))
 
