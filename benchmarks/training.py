@@ -25,7 +25,7 @@ from petals.params import TrainParams, load_params
 from petals.training_images import TrainingImages
 from stages import train
 
-STRIDE = 8  # steps of one side before the other's turn; two batches are read ahead, in that turn at last
+STRIDE = 8  # steps of one side before the other's turn, in which one batch is read ahead
 
 
 class Enough(Exception):

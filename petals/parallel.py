@@ -27,15 +27,16 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers:
     With one worker, or one task, all happens in this process.
     """
     tasks = list(tasks)
-    with pool(min(workers or cores(), len(tasks))) as work:
+    with pool(max(1, min(workers or cores(), len(tasks)))) as work:
         yield from work(function, tasks)
 
 
 @contextmanager
 def pool(workers: int | None = None) -> Iterator[Work]:
-    """Give what does as `in_order`, in the same workers at each call: what these import takes them longer than a file.
+    """Give a function that works as `in_order` does, but keeps its workers from one call to the next.
 
-    They start as there are tasks for them.
+    To import torch takes a worker longer than a file of photographs. The workers start as there are tasks for them, at
+    the call; with one, all happens in this process, as results are asked for.
     """
     workers = workers or cores()
     if workers <= 1:
@@ -48,9 +49,10 @@ def pool(workers: int | None = None) -> Iterator[Work]:
         def work(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
             # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
             former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            results = executor.map(function, tasks)
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
-            return results
+            try:
+                return executor.map(function, tasks)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
         try:
             yield work

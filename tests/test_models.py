@@ -145,6 +145,15 @@ def test_a_norm_inside_the_convolution_learns_as_one_after_it(size, kernel):
         assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_in_bf16_a_norm_stays_after_its_convolution():
+    torch.manual_seed(0)
+    layer = efficientnet_lite.ConvNorm(6, 6, 3, relu=False).eval()
+    nn.init.normal_(layer.norm.running_mean, 10)  # times the factor, more than bf16 takes away without loss
+    x = torch.randn(2, 6, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), layer.norm(F.conv2d(x, layer.conv.weight, padding=1)))
+
+
 # Of the models' own page: 4.65, 5.42 and 6.09 million with the classifier of ImageNet.
 @pytest.mark.parametrize("variant, parameters", [(0, 4652008), (1, 5416680), (2, 6092072)])
 def test_efficientnet_has_the_published_layers(variant, parameters):

@@ -60,7 +60,9 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, kernel = self.norm, self.conv.weight
-        if norm.training or torch.compiler.is_exporting():  # the exporter puts them together itself
+        # In bf16 the shift would be rounded; an exporter puts the two together itself.
+        in_bf16 = torch.is_autocast_enabled(x.device.type)
+        if norm.training or in_bf16 or torch.compiler.is_exporting():
             x = norm(same_padded_conv(x, kernel, None, self.conv))
         else:
             factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
