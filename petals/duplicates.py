@@ -20,11 +20,12 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     """Average a uint8 H × W × 3 image over a grid of 16 × 16; gives uint8 16 × 16 × 3."""
     rows, columns = (np.linspace(0, side, THUMBNAIL + 1).astype(int) for side in image.shape[:2])
     lines = image.reshape(len(image), -1)  # of bytes, whose sums are twice as fast as those over the axes of the image
+    narrow = np.min_scalar_type(255 * int(np.diff(rows).max()))  # uint16 for most, in half the time of uint32
     if len(lines) % THUMBNAIL == 0:  # rows of equal height, all summed at once: three times as fast
-        sums = lines.reshape(THUMBNAIL, -1, lines.shape[1]).sum(1, dtype=np.uint32)
+        sums = lines.reshape(THUMBNAIL, -1, lines.shape[1]).sum(1, dtype=narrow)
     else:
-        sums = np.stack([lines[top:bottom].sum(0, dtype=np.uint32) for top, bottom in pairwise(rows)])
-    sums = np.add.reduceat(sums.reshape(THUMBNAIL, -1, 3), columns[:-1], axis=1)
+        sums = np.stack([lines[top:bottom].sum(0, dtype=narrow) for top, bottom in pairwise(rows)])
+    sums = np.add.reduceat(sums.reshape(THUMBNAIL, -1, 3), columns[:-1], axis=1, dtype=np.uint32)
     areas = np.outer(np.diff(rows), np.diff(columns))
     return (sums // areas[:, :, None]).astype(np.uint8)
 
@@ -44,18 +45,32 @@ def near_duplicates(
     bounds = np.concatenate([np.empty((0, COARSE**2 * 3 + 1), np.float32), *(bounding(units(each)) for each in parts)])
     pairs = []
     for top in range(0, len(bounds), BLOCK):
-        rows, others = np.nonzero(bounds[top : top + BLOCK] @ bounds[top:].T >= threshold - ROUNDING)
+        rows, others = above(bounds, top, threshold - ROUNDING)
         for i in np.unique(rows):
-            later = top + others[rows == i]
-            later = later[later > top + i]
-            correlations = units(thumbnails[later]) @ units(thumbnails[top + i : top + i + 1])[0]
+            later = others[rows == i]
+            correlations = units(thumbnails[later]) @ units(thumbnails[i : i + 1])[0]
             later, correlations = later[correlations >= threshold], correlations[correlations >= threshold]
             for group in np.unique(groups[later]):
                 among = groups[later] == group
                 nearest = np.argsort(-correlations[among], kind="stable")[:most]
                 found = zip(later[among][nearest], correlations[among][nearest], strict=True)
-                pairs.extend((top + int(i), int(j), float(correlation)) for j, correlation in found)
+                pairs.extend((int(i), int(j), float(correlation)) for j, correlation in found)
     return sorted(pairs)
+
+
+def above(bounds: np.ndarray, top: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs i < j of `bounds`, with i among the BLOCK rows from `top`, whose product is `least` or more."""
+    found = [np.empty((0, 2), int)]
+    buffer = np.empty((BLOCK, BLOCK), np.float32)
+    # Squares that stay in the processor's cache, and mostly hold nothing: in half the time of the whole width at once.
+    for left in range(top, len(bounds), BLOCK):
+        a, b = bounds[top : top + BLOCK], bounds[left : left + BLOCK]
+        products = np.matmul(a, b.T, out=buffer[: len(a), : len(b)])
+        if left == top:
+            products[np.tri(len(a), dtype=bool)] = -1  # each with itself, and pairs the other way round
+        if products.max() >= least:
+            found.append(np.argwhere(products >= least) + (top, left))
+    return tuple(np.concatenate(found).T)
 
 
 def units(thumbnails: np.ndarray) -> np.ndarray:

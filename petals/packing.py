@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
 from petals.parallel import Work, in_order
 from petals.parts import Part, Parts, code, key, save_keys
-from petals.rawdata import Dataset, Source
+from petals.rawdata import Dataset, Record, Source
 from petals.resizing import bicubic
 
 CODE = code(images, resizing)  # that decides a pixel
+TOGETHER = 16  # images to write at once
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Job:
     start: int
     image_size: int
     parts: Path | None
+    keyed: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def pack_part(
     """Write the images of `part` of all splits, for `pack` to find them; gives their number."""
     sources = part.share([source for split in dataset.splits.values() for source in split])
     with replacing(part.folder(output)) as folder:
-        packed = pack_sources(sources, folder, image_size, work, progress)
+        packed = pack_sources(sources, folder, image_size, work, progress, keyed=True)
         save_keys(folder, packed.keys)
     return len(packed.keys)
 
@@ -85,13 +88,14 @@ def pack_sources(
     work: Work,
     progress: Callable[[Iterable], Iterable],
     parts: Path | None = None,
+    keyed: bool = False,
 ) -> Packed:
-    """Write the images of `sources` to `folder`, one after the other."""
+    """Write the images of `sources` to `folder`, one after the other; tell their keys if `keyed`."""
     starts = np.cumsum([0, *(source.count for source in sources)])
     folder.mkdir(parents=True)
     create_shards(folder, int(starts[-1]), image_size)
     places = zip(sources, starts[:-1], strict=True)
-    jobs = [Job(source, folder, int(start), image_size, parts) for source, start in places]
+    jobs = [Job(source, folder, int(start), image_size, parts, keyed) for source, start in places]
     done = list(progress(work(pack_source, jobs)))
     return Packed(
         ids=[each for packed in done for each in packed.ids],
@@ -106,14 +110,23 @@ def pack_sources(
 def pack_source(job: Job) -> Packed:
     shards, ready = Shards(job.folder, "r+"), Parts(job.parts)
     ids, places, labels, thumbnails, keys = [], [], [], [], []
-    for row, record in enumerate(job.source.records(), job.start):
-        keys.append(key(CODE, record.data, job.image_size))
-        found = ready.find(keys[-1:])
-        image = square(decode(record.data, record.where), job.image_size, bicubic) if found is None else found[0]
-        shards.write(row, image[None])
+
+    def pixels(record: Record) -> np.ndarray:
+        """The square of `record`, of which all else is noted."""
         ids.append(record.id)
         places.append(record.where)
         labels.append(record.label)
-        thumbnails.append(thumbnail(image))
+        if job.keyed or ready.rows:
+            keys.append(key(CODE, record.data, job.image_size))
+            found = ready.find(keys[-1:])
+            if found is not None:
+                return found[0]
+        return square(decode(record.data, record.where), job.image_size, bicubic)
+
+    records, row = job.source.records(), job.start
+    while squares := [pixels(record) for record in islice(records, TOGETHER)]:
+        thumbnails += [thumbnail(image) for image in squares]
+        shards.write(row, np.stack(squares))
+        row += len(squares)
     thumbnails = np.asarray(thumbnails, np.uint8).reshape(-1, 16, 16, 3)
     return Packed(ids, places, np.asarray(labels, np.int64), thumbnails, keys, ready.used)

@@ -44,21 +44,22 @@ def pool(workers: int | None = None) -> Iterator[Work]:
         return
     # spawn, not fork: it is safe beside threads and the same on every system.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as executor:
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
 
-        def work(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-            # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
-            former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                return executor.map(function, tasks)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
+    def work(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            yield work
-        except BaseException:
-            executor.shutdown(wait=True, cancel_futures=True)
-            raise
+            return executor.map(function, tasks)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+    try:
+        yield work
+    except BaseException:
+        executor.shutdown(cancel_futures=True)
+        raise
+    executor.shutdown(wait=False)  # half a second, in which the caller may go on
 
 
 def in_threads(
