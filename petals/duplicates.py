@@ -69,7 +69,7 @@ def above(bounds: np.ndarray, top: int, least: float) -> tuple[np.ndarray, np.nd
         if left == top:
             products[np.tri(len(a), dtype=bool)] = -1  # each with itself, and pairs the other way round
         if products.max() >= least:
-            found.append(np.argwhere(products >= least) + (top, left))
+            found.append(np.argwhere(products >= least) + np.array([top, left]))
     return tuple(np.concatenate(found).T)
 
 

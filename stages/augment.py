@@ -62,7 +62,9 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
     rendered = Shards(augmented)
 
     def view_of(row: int, view: int) -> np.ndarray:
-        return rendered.read([view * len(split) + row])[0] if params.views else chunks.render_one(row, view)
+        if params.views:
+            return rendered.read([view * len(split) + row])[0]
+        return chunks.render(row // CHUNK * CHUNK, view)[row % CHUNK]
 
     draw(split, view_of, max(params.views, 1), picture)
 
@@ -85,9 +87,6 @@ class Chunks:
         ids = [self.split.ids[row] for row in rows]
         policy = view_policy(self.knobs, self.split.image_size)  # its own: Kornia keeps its last draw in it
         return render_views(self.split.images.read(rows), ids, view, self.seed, policy)
-
-    def render_one(self, row: int, view: int) -> np.ndarray:
-        return self.render(row // CHUNK * CHUNK, view)[row % CHUNK]
 
     def keys(self, start: int, view: int) -> list[bytes]:
         rows = self.rows(start)

@@ -7,8 +7,9 @@ from petals.errors import PetalsError
 from petals.tune import search as searching
 from petals.tune.experiments import Seen
 from petals.tune.results import best, table
-from petals.tune.search import Tuner, open_study
+from petals.tune.search import Tuner
 from petals.tune.space import Search
+from petals.tune.study import open_study
 
 SPACE = Search.model_validate(
     {

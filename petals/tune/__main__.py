@@ -10,8 +10,9 @@ from tqdm import tqdm
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.tune.results import best, pictures, table
-from petals.tune.search import Stopped, Tuner, open_study
+from petals.tune.search import Stopped, Tuner
 from petals.tune.space import load_search
+from petals.tune.study import open_study
 
 
 def plain_name(context: click.Context, option: click.Parameter, name: str) -> str:

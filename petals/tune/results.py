@@ -9,8 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from petals.files import replacing
-from petals.tune.search import complete, counted, names
 from petals.tune.space import Search
+from petals.tune.study import complete, counted, names
 
 matplotlib.use("Agg")  # into files, with or without a screen
 
