@@ -1,18 +1,16 @@
 """What the measurements work on: photographs, packed splits, and a repository in which the pipeline has run."""
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from benchmarks.workspace import REPOSITORY, make_workspace
+from benchmarks.workspace import REPOSITORY, make_workspace, put_params
 from petals.files import STATE, replacing
 from petals.flowers import SPLIT_SIZES
 from petals.isolation import dvc, isolate
@@ -38,16 +36,6 @@ def run_stage(stage: str, folder: Path, data: str | Path = REPOSITORY / "data" /
     done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"stages.{stage} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-
-
-def put_params(folder: Path, settings: Mapping[str, object]) -> None:
-    """Write params.yaml of this working tree to `folder`, with `settings`."""
-    text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
-    for knob, value in settings.items():
-        text, found = re.subn(rf"(?m)^{knob}:.*$", f"{knob}: {value}", text)
-        if not found:
-            raise KeyError(knob)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
 def command(stage: str, data: str | Path = REPOSITORY / "data" / "sample") -> list[str]:

@@ -22,12 +22,17 @@ def make_workspace(root: Path, settings: Mapping[str, str]) -> Path:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, root / name)
     (root / "dvc.lock").unlink(missing_ok=True)  # all is to be run
-    params = (root / "params.yaml").read_text(encoding="utf-8")
-    for knob, value in settings.items():
-        params, found = re.subn(rf"(?m)^{re.escape(knob)}:.*$", lambda _, k=knob, v=value: f"{k}: {v}", params)
-        if not found:
-            raise click.BadParameter(f"params.yaml has no {knob}", param_hint="--set")
-    (root / "params.yaml").write_text(params, encoding="utf-8")
+    put_params(root, settings)
     for command in ("init --quiet", "add .", "-c user.name=petals -c user.email=none commit --quiet -m start"):
         subprocess.run(["git", *command.split()], cwd=root, check=True)
     return root
+
+
+def put_params(folder: Path, settings: Mapping[str, object]) -> None:
+    """Write params.yaml of this working tree to `folder`, with `settings`; raises click.BadParameter for no knob."""
+    params = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+    for knob, value in settings.items():
+        params, found = re.subn(rf"(?m)^{re.escape(knob)}:.*$", lambda _, k=knob, v=value: f"{k}: {v}", params)
+        if not found:
+            raise click.BadParameter(f"params.yaml has no {knob}")
+    (folder / "params.yaml").write_text(params, encoding="utf-8")

@@ -17,6 +17,7 @@ from torch import nn
 
 from petals.errors import PetalsError
 from petals.files import STATE, replacing
+from petals.parallel import in_threads
 
 if TYPE_CHECKING:
     from petals.optim import AveragedWeights
@@ -39,13 +40,20 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
     digest.update(json.dumps([dict(params), versions, sys.version], sort_keys=True).encode())
     files = (getattr(module, "__file__", None) for module in sys.modules.values())
     code = {file for file in files if file and is_ours(Path(file))}
-    for root in map(Path, [*inputs, *sorted(code)]):
-        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if path.is_file():
-                digest.update(repr(path.relative_to(root).parts or path.name).encode())
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+    paths = {
+        path: repr(path.relative_to(root).parts or path.name).encode()
+        for root in map(Path, [*inputs, *sorted(code)])
+        for path in (sorted(root.rglob("*")) if root.is_dir() else [root])
+        if path.is_file()
+    }
+    for name, content in zip(paths.values(), in_threads(digest_of, paths), strict=True):
+        digest.update(name + content)
     return digest.hexdigest()
+
+
+def digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def is_ours(path: Path) -> bool:

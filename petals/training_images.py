@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,13 @@ from petals.parallel import in_threads
 from petals.seeding import seed_for
 
 
+class Step(NamedTuple):
+    """The images of a step: their `rows`, and the number of the pass over all images that it belongs to."""
+
+    rows: np.ndarray
+    number: int
+
+
 class TrainingImages:
     """The training split with its rendered views: version 0 of an image is itself, version v its view v − 1."""
 
@@ -22,6 +30,7 @@ class TrainingImages:
         self.split = PackedSplit(prepared)
         self.seed = seed
         self.size = self.split.image_size
+        self.passes = 1  # over the images in an epoch
         try:
             meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
             self.policy: dict[str, float] = meta["policy"]
@@ -34,18 +43,21 @@ class TrainingImages:
         if len(self.views) != meta["views"] * len(self.split):
             raise PetalsError(f"{augmented}: its views are not those of {prepared}; run dvc repro augment")
 
-    def order(self, epoch: int, batch_size: int) -> list[np.ndarray]:
-        """The rows of each step of `epoch`; the incomplete batch at its end is left for another order."""
-        rows = np.random.default_rng(seed_for(self.seed, "order", epoch)).permutation(len(self.split))
-        steps = max(1, len(rows) // batch_size)
-        return [rows[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
+    def order(self, epoch: int, batch_size: int) -> list[Step]:
+        """The steps of `epoch`; the incomplete batch at the end of a pass is left for another order."""
+        steps = []
+        for number in range(epoch * self.passes, (epoch + 1) * self.passes):
+            rows = np.random.default_rng(seed_for(self.seed, "order", number)).permutation(len(self.split))
+            whole = max(1, len(rows) // batch_size)
+            steps += [Step(rows[each * batch_size : (each + 1) * batch_size], number) for each in range(whole)]
+        return steps
 
-    def read(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+    def read(self, rows: np.ndarray, number: int) -> tuple[Tensor, Tensor]:
         """Images (uint8, N × `size` × `size` × 3) and labels (int64, N), on the device that `give_to` named.
 
-        Each image goes through its versions by epochs.
+        Each image goes through its versions by the `number` of the pass.
         """
-        version = (rows + epoch) % self.versions
+        version = (rows + number) % self.versions
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:
             at = torch.from_numpy(version * len(self.split) + rows).to(self.device)
@@ -60,9 +72,9 @@ class TrainingImages:
             pixels = pixels.to(self.device)
         return resized(pixels, self.size).to(self.device), labels
 
-    def read_ahead(self, order: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What `read` gives of each step of `order`; a thread reads the next ones meanwhile."""
-        return in_threads(lambda rows: self.read(rows, epoch), order, workers=1)
+    def read_ahead(self, steps: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `read` gives of each of `steps`; a thread reads the next ones meanwhile."""
+        return in_threads(lambda step: self.read(*step), steps, workers=1)
 
     def give_to(self, device: torch.device, room: int) -> bool:
         """Let `read` give its tensors on `device`; all images move there now where they take no more than `room` bytes.

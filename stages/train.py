@@ -65,13 +65,18 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     net = group.with_shared_statistics(net).to(device, memory_format=torch.channels_last).train()
     if params.pretrained:
         net.freeze(params.frozen, params.freeze_stats)
-    data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
+    spec = models.MODELS[params.model]
+    data.size = models.train_size(spec, data.split.image_size, params.train_size)
+    if params.train_size < 1 and not spec.any_size:
+        click.echo(f"train_size: {spec.name} takes one size only, so it is trained at {data.size} px")
     optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
     average = AveragedWeights(net, params.ema)
     policy = view_policy(data.policy, data.size) if data.versions == 1 else None
     augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
 
+    # Of few images an epoch is several passes, as are the warm-up and the time between two looks at the validation.
+    data.passes = max(1, params.min_steps // (params.epochs * len(data.order(0, params.batch_size))))
     steps_per_epoch = len(data.order(0, params.batch_size))
     epochs = max(params.epochs, math.ceil(params.min_steps / steps_per_epoch))
     steps = epochs * steps_per_epoch
@@ -96,7 +101,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
-            batches = data.read_ahead(order, epoch)
+            batches = data.read_ahead(order)
             for images, labels in progress(batches, f"epoch {epoch + 1}", "step", len(order)):
                 if saved.due() or stop:
                     saved.save(state)

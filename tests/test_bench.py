@@ -90,6 +90,20 @@ def test_growth_is_judged_by_what_each_further_image_costs():
     assert verdicts([Run("train", 1, 10000, 60.0, 700.0)])[0].endswith("✗")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--sizes", "1,x", "1,x should be numbers above 0"),
+        ("--sizes", "0,1", "0,1 should be numbers above 0"),
+        ("--sizes", "nan", "nan should be numbers above 0"),
+        ("--stages", "prepare,foo", "'foo' is none of prepare, augment, train"),
+    ],
+)
+def test_sizes_and_stages_that_there_are_none_of(option: str, value: str, said: str):
+    done = CliRunner().invoke(growth.main, [option, value])
+    assert done.exit_code == 2 and said in done.output
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_memory_is_that_of_the_hungriest_process_without_mapped_files(tmp_path: Path):
     (tmp_path / "file").write_bytes(bytes(60 * 2**20))
@@ -138,6 +152,7 @@ def test_a_way_that_ends_below_the_goal_has_no_ratio_and_one_that_fails_no_row(t
     assert row.reached is None and row.theirs is None and "below the goal: there is no ratio" in row.note
     row = oxford.row(0.93, 10.0, good, oxford.Way(40.0, "0.9 after epoch 9", "cut off"))
     assert row.reached and row.median == pytest.approx(1 / 3) and "cut off after 3 times as long" in row.note
+    assert row.theirs is None  # nobody knows how long it would have taken
 
 
 def test_photographs_in_another_layout_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -31,8 +31,11 @@ def test_torch_is_made_to_repeat_itself(threads: int):
     assert not torch.backends.cudnn.benchmark
 
 
-def test_auto_takes_a_gpu_where_there_is_one():
-    assert set_up("auto", 1).type == ("cuda" if torch.cuda.is_available() else "cpu")
+@pytest.mark.parametrize(("there", "taken"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_a_gpu_where_there_is_one(there: bool, taken: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(there))
+    assert set_up("auto", 1).type == taken
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cuda", "mps"])

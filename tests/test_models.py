@@ -366,6 +366,17 @@ def test_warm_start_takes_a_backbone_alone(tmp_path, before):
         assert torch.equal(tensor, source.backbone.state_dict()[name])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_warm_start_takes_other_precisions_and_does_without_counts_of_batches(tmp_path, dtype):
+    source = seeded(1, "mobilevit_xxs", 3, 64)
+    state = {name: each for name, each in source.state_dict().items() if not name.endswith("num_batches_tracked")}
+    save_file({name: each.to(dtype) for name, each in state.items()}, tmp_path / "x.safetensors")
+    model = seeded(2, "mobilevit_xxs", 3, 64)
+    warm_start(model, tmp_path / "x.safetensors", ["a", "b", "c"])
+    kernel = model.backbone.network.conv2[0].weight
+    assert torch.equal(kernel, source.backbone.network.conv2[0].weight.to(dtype).float())
+
+
 @pytest.mark.parametrize("name", ["vit_ti_16", "vit_ti_conv", "efficientnet_lite0"])
 def test_warm_start_at_another_image_size(tmp_path, name):
     source = seeded(1, name, 3, 96)

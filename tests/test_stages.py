@@ -15,10 +15,12 @@ import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
+from safetensors import safe_open
 
 from petals import quantisation
 from petals.drift import Reference
 from petals.inference import Model
+from petals.params import TrainParams, load_params
 from petals.quantisation import Quantiser
 from petals.summary import summary
 from petals.tfrecord import decode_example, encode_example, read_records, write_records
@@ -117,6 +119,23 @@ def test_all_five_with_the_policy_online(folder):
     assert card()["images"] == {"train": 24, "val": 9, "test": 4}
     for picture_file in ("plots/augmentation.png", "plots/mistakes.png"):
         assert Path(picture_file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
+    tiny_records(folder / "data/tiny")
+    knobs(epochs=2, min_steps=35)
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    said = done(train, *TRAIN)
+    # 24 images are 3 steps of 8, so two epochs of five passes are not enough for 35 steps, and three are 45.
+    assert [line.partition(":")[0] for line in said.splitlines() if "train loss" in line] == [
+        "epoch 1/3", "epoch 2/3", "epoch 3/3"
+    ]  # fmt: skip
+    with safe_open(next(Path(".petals").glob("train-*.safetensors")), "pt") as file:
+        assert json.loads(file.metadata()["progress"])["step"] == 45
+    with open("plots/train/train/lr.tsv", encoding="utf-8") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file, delimiter="\t")]
+    assert rates[0] == load_params(TrainParams).lr  # the warm-up is as long as an epoch
 
 
 def test_the_temperature_goes_into_the_model_and_its_export(trained):

@@ -41,14 +41,14 @@ def make(tmp_path: Path, make_split: Callable[..., Path]) -> Callable[..., Train
 @pytest.mark.parametrize(("batch_size", "sizes"), [(3, [3, 3, 3]), (5, [5, 5]), (10, [10]), (64, [10]), (1, [1] * 10)])
 def test_an_epoch_is_whole_batches_of_different_images(make, batch_size: int, sizes: list[int]):
     order = make().order(0, batch_size)
-    assert [len(rows) for rows in order] == sizes
-    rows = np.concatenate(order)
+    assert [len(step.rows) for step in order] == sizes
+    rows = np.concatenate([step.rows for step in order])
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(COUNT))
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(make):
     def order(seed: int, epoch: int) -> list[int]:
-        return make(seed).order(epoch, COUNT)[0].tolist()
+        return make(seed).order(epoch, COUNT)[0].rows.tolist()
 
     assert order(1, 0) == order(1, 0) and order(1, 5) == order(1, 5)
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
@@ -56,8 +56,17 @@ def test_the_order_depends_on_seed_and_epoch_alone(make):
 
 def test_who_is_left_out_changes(make):
     images = make()
-    left = {frozenset(range(COUNT)) - set(np.concatenate(images.order(epoch, 4)).tolist()) for epoch in range(10)}
-    assert len(left) > 3
+    seen = [np.concatenate([step.rows for step in images.order(epoch, 4)]) for epoch in range(10)]
+    assert len({frozenset(range(COUNT)) - set(rows.tolist()) for rows in seen}) > 3
+
+
+def test_an_epoch_of_several_passes_is_as_many_epochs_of_one(make):
+    single, several = make(), make()
+    several.passes = 3
+    theirs = [step for epoch in range(3, 6) for step in single.order(epoch, 4)]
+    ours = several.order(1, 4)
+    assert [step.number for step in ours] == [3, 3, 4, 4, 5, 5] == [step.number for step in theirs]
+    assert all(np.array_equal(mine.rows, other.rows) for mine, other in zip(ours, theirs, strict=True))
 
 
 def test_read_gives_the_version_of_the_epoch(make):
@@ -101,7 +110,7 @@ def test_views_that_are_missing_or_of_other_images(make, tmp_path: Path):
 def test_images_come_at_the_size_of_training(make):
     data = make()
     data.size = 2
-    images, _ = data.read(np.array([7, 1]), epoch=0)
+    images, _ = data.read(np.array([7, 1]), 0)
     assert images.shape == (2, 2, 2, 3) and images.dtype == torch.uint8
     assert [int(image[0, 0, 0]) for image in images] == [107, 101]
 
@@ -114,12 +123,12 @@ def test_shrinking_is_pillows():
 
 
 def test_what_is_read_ahead_is_what_is_read(make):
-    data, epoch = make(), 2
-    order = data.order(epoch, 4)
-    ahead = list(data.read_ahead(order, epoch))
+    data = make()
+    order = data.order(2, 4)
+    ahead = list(data.read_ahead(order))
     assert len(ahead) == len(order)
-    for found, rows in zip(ahead, order, strict=True):
-        assert all(map(torch.equal, found, data.read(rows, epoch)))
+    for found, (rows, number) in zip(ahead, order, strict=True):
+        assert number == 2 and all(map(torch.equal, found, data.read(rows, number)))
 
 
 @pytest.mark.parametrize("views", [0, VIEWS])

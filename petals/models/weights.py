@@ -83,8 +83,8 @@ def warm_start(model: Classifier, path: str | Path, classes: list[str]) -> str:
 
     The file is one that `save` wrote, or holds the tensors of a backbone alone, their names with or without
     `backbone.` before them. A head is taken where the file names the same classes in the same order; else `model`
-    keeps its own. The position embeddings of a ViT are resized to the grid of `model`. Raises PetalsError where the
-    file is missing or broken, or holds another architecture.
+    keeps its own. The position embeddings of a ViT are resized to the grid of `model`, and numbers of half precision
+    become those of `model`. Raises PetalsError where the file is missing or broken, or holds another architecture.
     """
     path = Path(path)
     state, own = read_state(path), model.state_dict()
@@ -95,6 +95,11 @@ def warm_start(model: Classifier, path: str | Path, classes: list[str]) -> str:
     if POSITIONS in own and POSITIONS in found:
         tokens = model.backbone.network.patch_embedding
         found[POSITIONS] = transformers.resized_positions(found[POSITIONS], tokens.grid_size[0])
+    for name, tensor in own.items():
+        if name.endswith(".num_batches_tracked"):
+            found.setdefault(name, tensor)  # some files leave out this count, which nothing here reads
+        elif name in found and tensor.is_floating_point() and found[name].is_floating_point():
+            found[name] = found[name].to(tensor.dtype)
     if problem := mismatch(own, found):
         raise PetalsError(f"pretrained: {path} does not fit {model.name} at {model.image_size} px: {problem}")
     model.load_state_dict(found)
