@@ -95,6 +95,7 @@ class TrainParams(StageParams):
     pretrained: Annotated[bool | str, BeforeValidator(weights_to_start_from)]
     epochs: Count
     min_steps: Annotated[int, Field(ge=0)]
+    balance: Share
     batch_size: Annotated[int, Field(ge=2)]  # the batch norm of one image is not defined
     accumulate: Count
     train_size: Annotated[float, Field(gt=0, le=1)]

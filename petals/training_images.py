@@ -17,10 +17,10 @@ from petals.seeding import seed_for
 
 
 class Step(NamedTuple):
-    """The images of a step: their `rows`, and the number of the pass over all images that it belongs to."""
+    """The `rows` of some images, and for each its turn, which decides in which of its versions it comes (both int)."""
 
     rows: np.ndarray
-    number: int
+    turns: np.ndarray
 
 
 class TrainingImages:
@@ -31,6 +31,7 @@ class TrainingImages:
         self.seed = seed
         self.size = self.split.image_size
         self.passes = 1  # over the images in an epoch
+        self.balance = 0.0
         try:
             meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
             self.policy: dict[str, float] = meta["policy"]
@@ -47,17 +48,34 @@ class TrainingImages:
         """The steps of `epoch`; the incomplete batch at the end of a pass is left for another order."""
         steps = []
         for number in range(epoch * self.passes, (epoch + 1) * self.passes):
-            rows = np.random.default_rng(seed_for(self.seed, "order", number)).permutation(len(self.split))
-            whole = max(1, len(rows) // batch_size)
-            steps += [Step(rows[each * batch_size : (each + 1) * batch_size], number) for each in range(whole)]
+            rows, turns = self.drawn(number)
+            for start in range(0, max(1, len(rows) // batch_size) * batch_size, batch_size):
+                steps.append(Step(rows[start : start + batch_size], turns[start : start + batch_size]))
         return steps
 
-    def read(self, rows: np.ndarray, number: int) -> tuple[Tensor, Tensor]:
+    def drawn(self, number: int) -> Step:
+        """Pass `number`: each image once; with `balance`, those of rare classes more often and others not every time.
+
+        An image of a class of n comes in proportion to 1 / n ** `balance`: 1 makes all classes equally frequent, 0.5 is
+        the square root of Mahajan et al. ("Exploring the limits of weakly supervised pretraining", 2018). They are
+        drawn at even distances (systematic resampling), and what comes twice in a pass comes in two versions.
+        """
+        labels = self.split.labels
+        share = np.bincount(labels)[labels] ** -self.balance
+        edges = np.cumsum(share) * (len(labels) / share.sum())
+        places = np.arange(len(labels))
+        offset = np.random.default_rng(seed_for(self.seed, "balance", number)).random()
+        rows = np.minimum(np.searchsorted(edges, places + offset), len(labels) - 1)
+        turns = number + places - np.searchsorted(rows, rows)
+        order = np.random.default_rng(seed_for(self.seed, "order", number)).permutation(len(labels))
+        return Step(rows[order], turns[order])
+
+    def read(self, rows: np.ndarray, turns: np.ndarray | int) -> tuple[Tensor, Tensor]:
         """Images (uint8, N × `size` × `size` × 3) and labels (int64, N), on the device that `give_to` named.
 
-        Each image goes through its versions by the `number` of the pass.
+        Each image goes through its versions by `turns`.
         """
-        version = (rows + number) % self.versions
+        version = (rows + turns) % self.versions
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:
             at = torch.from_numpy(version * len(self.split) + rows).to(self.device)

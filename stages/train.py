@@ -75,6 +75,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
 
+    data.balance = params.balance
     # Of few images an epoch is several passes, as are the warm-up and the time between two looks at the validation.
     data.passes = max(1, params.min_steps // (params.epochs * len(data.order(0, params.batch_size))))
     steps_per_epoch = len(data.order(0, params.batch_size))

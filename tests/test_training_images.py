@@ -65,8 +65,35 @@ def test_an_epoch_of_several_passes_is_as_many_epochs_of_one(make):
     several.passes = 3
     theirs = [step for epoch in range(3, 6) for step in single.order(epoch, 4)]
     ours = several.order(1, 4)
-    assert [step.number for step in ours] == [3, 3, 4, 4, 5, 5] == [step.number for step in theirs]
-    assert all(np.array_equal(mine.rows, other.rows) for mine, other in zip(ours, theirs, strict=True))
+    assert [set(step.turns) for step in ours] == [{3}, {3}, {4}, {4}, {5}, {5}]
+    assert all(map(np.array_equal, np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)))
+
+
+def test_rare_classes_come_more_often_in_other_versions(make):
+    images = make()
+    images.split.labels = np.array([0] * 6 + [1] * 3 + [2])
+    for balance, expected in ((0.0, [6, 3, 1]), (0.5, [4.77, 3.38, 1.95]), (1.0, [10 / 3] * 3)):
+        images.balance = balance
+        passes = [images.drawn(number) for number in range(300)]
+        assert all(len(rows) == COUNT for rows, _ in passes)
+        counts = np.array([np.bincount(images.split.labels[rows], minlength=3) for rows, _ in passes])
+        assert np.abs(counts - expected).max() < 1  # in every pass, not only in the mean
+        assert counts.mean(0) == pytest.approx(expected, abs=0.1)
+        for number, (rows, turns) in enumerate(passes):
+            of_rarest = sorted(turns[rows == 9])
+            assert of_rarest == [number + copy for copy in range(len(of_rarest))]
+    assert all(map(np.array_equal, images.drawn(7), images.drawn(7)))
+    frequency = np.bincount(np.concatenate([rows for rows, _ in passes]), minlength=COUNT) / len(passes)
+    assert frequency == pytest.approx([10 / 18] * 6 + [10 / 9] * 3 + [10 / 3], abs=0.1)
+
+
+def test_classes_of_equal_size_are_balanced_already(make):
+    even, plain = make(), make()
+    for images in (even, plain):
+        images.split.labels = np.arange(COUNT) % 2
+    even.balance = 0.5
+    for number in range(20):
+        assert all(map(np.array_equal, even.drawn(number), plain.drawn(number)))
 
 
 def test_read_gives_the_version_of_the_epoch(make):
@@ -127,8 +154,8 @@ def test_what_is_read_ahead_is_what_is_read(make):
     order = data.order(2, 4)
     ahead = list(data.read_ahead(order))
     assert len(ahead) == len(order)
-    for found, (rows, number) in zip(ahead, order, strict=True):
-        assert number == 2 and all(map(torch.equal, found, data.read(rows, number)))
+    for found, step in zip(ahead, order, strict=True):
+        assert all(map(torch.equal, found, data.read(*step)))
 
 
 @pytest.mark.parametrize("views", [0, VIEWS])
