@@ -21,6 +21,7 @@ from petals.models import (
     transformers,
 )
 from petals.models.weights import load, save, warm_start
+from petals.optim import adamw
 from petals.tfrecord import decode_example, read_records
 
 
@@ -446,6 +447,23 @@ def test_what_is_frozen_stays_to_the_bit():
     assert not [name for name in moved if name.startswith(frozen)]
     assert not [name for name in moved if "running" in name or "num_batches" in name]
     assert {"head.weight", "backbone.top.norm.weight", "backbone.blocks.4.expand.conv.weight"} <= moved
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "vit_ti_16", "vit_ti_conv", "tiny_vit_5m", "mobilevit_xxs"])
+def test_a_step_of_the_recipe_moves_what_is_not_frozen_in_each_family(name):
+    size = ARCHITECTURES[name].min_size
+    model = seeded(1, name, 3, size).train()
+    model.freeze(0.3, stats=True)
+    kept = {id(each) for stage in model.backbone.stages()[: round(0.3 * len(model.backbone.stages()))]
+            for each in stage.parameters()}  # fmt: skip
+    before = [each.detach().clone() for each in model.parameters()]
+    optimizer = adamw(model, lr=1e-2, weight_decay=0.02, head_lr=3)
+    for _ in range(2):  # in the first the head's gain of one hundredth may leave nothing to learn from
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.rand(3, 3, size, size)), torch.arange(3)).backward()
+        optimizer.step()
+    moved = {id(each) for each, was in zip(model.parameters(), before, strict=True) if not torch.equal(each, was)}
+    assert kept and moved == {id(each) for each in model.parameters()} - kept
 
 
 def test_nothing_is_frozen_unless_asked():

@@ -137,10 +137,10 @@ class Classifier(nn.Module):
 
 
 def train_size(spec: ModelSpec, image_size: int, share: float) -> int:
-    """The side in pixels at which to train a model that is asked at `image_size`: that `share`, to the next 16.
+    """The side in pixels at which to train a model that is evaluated at `image_size`: that `share`, to the next 16.
 
     Objects look smaller in whole photographs than in the crops that training shows, so that a network is right more
-    often when it is asked at a larger size than it learned at (Touvron et al., "Fixing the train-test resolution
+    often when it is evaluated at a larger size than it learned at (Touvron et al., "Fixing the train-test resolution
     discrepancy", NeurIPS 2019). A model that takes one size only is trained at that.
     """
     if share == 1 or not spec.any_size:
