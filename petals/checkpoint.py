@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from torch import nn
 
 from petals.errors import PetalsError
 from petals.files import STATE, replacing
-from petals.parallel import in_threads
 
 if TYPE_CHECKING:
     from petals.optim import AveragedWeights
@@ -46,8 +46,9 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
         for path in (sorted(root.rglob("*")) if root.is_dir() else [root])
         if path.is_file()
     }
-    for name, content in zip(paths.values(), in_threads(digest_of, paths), strict=True):
-        digest.update(name + content)
+    with ThreadPoolExecutor() as pool:  # to hash gigabytes of views takes seconds
+        for name, content in zip(paths.values(), pool.map(digest_of, paths), strict=True):
+            digest.update(name + content)
     return digest.hexdigest()
 
 
