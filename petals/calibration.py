@@ -1,5 +1,8 @@
 """Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017): one number divides all logits.
 
+And logit adjustment after training (Menon et al., "Long-tail learning via logit adjustment", 2021): one number is added
+to the logits of each class, so that rare ones are not passed over.
+
 Everything here works on probabilities, whose logarithms are logits as good as any. SciPy takes half a second to import,
 so that is done where it is first needed.
 """
@@ -10,11 +13,20 @@ COLDEST, HOTTEST = 0.25, 4.0  # where every prediction is right, the likelihood 
 FOLDS = 5
 
 
-def rescale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits behind `probabilities` (float, N × C) by `temperature`; gives float64, N × C."""
+def rescale(probabilities: np.ndarray, temperature: float, offsets: np.ndarray | float = 0.0) -> np.ndarray:
+    """Add `offsets` to the logits behind `probabilities` (float, N × C) and divide by `temperature`; float64, N × C."""
     from scipy.special import softmax
 
-    return softmax(logits(probabilities) / temperature, axis=1)
+    return softmax((logits(probabilities) + offsets) / temperature, axis=1)
+
+
+def class_offsets(counts: np.ndarray, strength: float) -> np.ndarray:
+    """What logits at the right temperature lack for classes of `counts` training images (int, C); float64, C.
+
+    With `strength` 1 a rare class is as likely beforehand as a common one. It is 0 for classes of equal size.
+    """
+    counts = np.maximum(counts, 1)
+    return -strength * np.log(counts / counts.mean())
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:

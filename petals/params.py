@@ -108,6 +108,7 @@ class TrainParams(StageParams):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     clip_norm: Annotated[float, Field(gt=0)]
     ema: Annotated[float, Field(ge=0, lt=1)]
+    adjust: Share
     flip: Share
     erasing: Share
     mixup: Share

@@ -10,7 +10,7 @@ from torch import nn
 
 from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
-from petals.calibration import fit_temperature
+from petals.calibration import class_offsets, fit_temperature, rescale
 from petals.curves import Curves
 from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
 from petals.errors import PetalsError
@@ -35,8 +35,8 @@ from stages.cli import Interrupt, progress, stage
 def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
     """Fit the classifier to the images of TRAIN and their views in AUGMENTED; VAL is only watched.
 
-    At the end the temperature of its probabilities is fitted to VAL. Where TRAIN holds the images of VAL too
-    (`final: true`), nothing is watched and the temperature stays 1.
+    At the end rare classes are adjusted and the temperature of the probabilities is fitted, to VAL. Where TRAIN holds
+    the images of VAL too (`final: true`), nothing is watched, no class adjusted, and the temperature stays 1.
 
     It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
@@ -144,14 +144,19 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             click.echo(said)
         interrupt.leave(group.agree(0.0, interrupt.requested)[1])
         average.swap()
+        bias = net.head.bias.detach().clone()
         if data.split.final:
-            click.echo("final: train holds val too, so nothing is watched and the temperature stays 1")
+            click.echo("final: train holds val too: nothing is watched, no class adjusted, the temperature stays 1")
         else:
             scores = group.predict(net, watched)
-            net.temperature.fill_(fit_temperature(watched.labels, scores))
+            counts = np.bincount(data.split.labels, minlength=len(classes))
+            offsets = fit_temperature(watched.labels, scores) * class_offsets(counts, params.adjust)
+            net.head.bias.data += torch.from_numpy(offsets).to(bias)
+            net.temperature.fill_(fit_temperature(watched.labels, rescale(scores, 1.0, offsets)))
             click.echo(f"temperature {net.temperature:.3f}, fitted to val")
         if group.main:
             weights.save(net, classes, model, data.split.final)
+        net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
         average.swap()
     saved.finish(state, model)
 

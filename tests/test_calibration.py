@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from petals.calibration import FOLDS, cross_fitted, fit_temperature, rescale
+from petals.calibration import FOLDS, class_offsets, cross_fitted, fit_temperature, rescale
 
 
 def drawn(temperature: float, images: int = 4000, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +40,22 @@ def test_rescaling_is_dividing_the_logits():
     rescaled = rescale(softmax(logits, axis=1).astype(np.float32), 1.7)
     assert np.allclose(rescaled, softmax(logits / 1.7, axis=1), atol=1e-6)
     assert np.allclose(rescale(rescaled, 1 / 1.7), softmax(logits, axis=1), atol=1e-6)
+
+
+def test_an_adjustment_takes_out_how_frequent_a_class_was():
+    """By Bayes' rule: what is seen with the classes' frequency, adjusted, is what is seen where all are alike."""
+    random = np.random.default_rng(2)
+    likelihoods, counts = random.random((20, 4)), np.array([100, 40, 4, 1])
+    seen = likelihoods * counts / (likelihoods * counts).sum(1, keepdims=True)
+    alike = likelihoods / likelihoods.sum(1, keepdims=True)
+    assert np.allclose(rescale(seen, 1.0, class_offsets(counts, 1.0)), alike)
+    half = likelihoods * counts**0.5
+    assert np.allclose(rescale(seen, 1.0, class_offsets(counts, 0.5)), half / half.sum(1, keepdims=True))
+
+
+def test_classes_of_equal_size_need_no_adjustment():
+    assert class_offsets(np.full(3, 44), 0.5).tolist() == [0, 0, 0]
+    assert np.isfinite(class_offsets(np.array([3, 0]), 1.0)).all()
 
 
 CERTAIN = np.eye(3, dtype=np.float32)

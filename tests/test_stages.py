@@ -16,8 +16,10 @@ from click.testing import CliRunner, Result
 from conftest import REPOSITORY
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from petals import quantisation
+from petals.calibration import class_offsets
 from petals.drift import Reference
 from petals.inference import Model
 from petals.params import TrainParams, load_params
@@ -136,6 +138,28 @@ def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     with open("plots/train/train/lr.tsv", encoding="utf-8") as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file, delimiter="\t")]
     assert rates[0] == load_params(TrainParams).lr  # the warm-up is as long as an epoch
+
+
+def test_a_rare_class_is_adjusted_and_once_only(folder):
+    tiny_folders(folder / "data/folders")
+    for path in sorted(Path("data/folders/tulip").iterdir())[3:]:
+        path.unlink()
+    biases, temperatures = [], []
+    for adjust in (0, 1):
+        knobs(data="data/folders", adjust=adjust)
+        done(prepare, "data/folders", *PREPARE)
+        done(augment, *AUGMENT)
+        done(train, *TRAIN)
+        biases.append(load_file("models/model.safetensors")["head.bias"].numpy())
+        temperatures.append(json.loads(Path("models/model.json").read_text())["temperature"])
+    counts = np.bincount(np.load("data/prepared/train/labels.npy"))
+    assert len(set(counts)) > 1
+    expected = temperatures[0] * class_offsets(counts, 1.0)
+    assert np.allclose(biases[1] - biases[0], expected, atol=1e-6)
+
+    once = Path("models/model.safetensors").read_bytes()
+    assert "going on from the checkpoint" in done(train, *TRAIN)
+    assert Path("models/model.safetensors").read_bytes() == once
 
 
 def test_the_temperature_goes_into_the_model_and_its_export(trained):
