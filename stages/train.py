@@ -35,8 +35,9 @@ from stages.cli import Interrupt, progress, stage
 def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
     """Fit the classifier to the images of TRAIN and their views in AUGMENTED; VAL is only watched.
 
-    At the end rare classes are adjusted and the temperature of the probabilities is fitted, to VAL. Where TRAIN holds
-    the images of VAL too (`final: true`), nothing is watched, no class adjusted, and the temperature stays 1.
+    At the end the temperature of its probabilities is fitted to VAL, and by it rare classes are adjusted. Where TRAIN
+    holds the images of VAL too (`final: true`), nothing is watched, the adjustment goes by the temperature of TRAIN,
+    which is a little weaker, and that of the probabilities stays 1.
 
     It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
@@ -145,13 +146,14 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         interrupt.leave(group.agree(0.0, interrupt.requested)[1])
         average.swap()
         bias = net.head.bias.detach().clone()
+        known = data.split if data.split.final else watched
+        scores = group.predict(net, known)
+        counts = np.bincount(data.split.labels, minlength=len(classes))
+        offsets = fit_temperature(known.labels, scores) * class_offsets(counts, params.adjust)
+        net.head.bias.data += torch.from_numpy(offsets).to(bias)
         if data.split.final:
-            click.echo("final: train holds val too: nothing is watched, no class adjusted, the temperature stays 1")
+            click.echo("final: train holds val too, so nothing is watched and the temperature stays 1")
         else:
-            scores = group.predict(net, watched)
-            counts = np.bincount(data.split.labels, minlength=len(classes))
-            offsets = fit_temperature(watched.labels, scores) * class_offsets(counts, params.adjust)
-            net.head.bias.data += torch.from_numpy(offsets).to(bias)
             net.temperature.fill_(fit_temperature(watched.labels, rescale(scores, 1.0, offsets)))
             click.echo(f"temperature {net.temperature:.3f}, fitted to val")
         if group.main:
