@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import click
 
 from benchmarks import inference, overhead, oxford, packing, training, transfer
 from benchmarks.pairs import Row, table
-from benchmarks.workspace import REPOSITORY
+from benchmarks.workspace import REPOSITORY, commit
 from petals.machine import fingerprint
 from petals.parallel import cores
 from petals.tables import write_json
@@ -51,14 +50,6 @@ def recorded(machine: dict[str, object]) -> dict[str, dict[str, object]]:
         return {}
 
 
-def head() -> str:
-    """The commit that is measured, with `+` where the working tree differs from it."""
-    git = ["git", "-C", str(REPOSITORY)]
-    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "petals", "stages", "params.yaml"]).returncode
-    return commit + ("+" if changed else "")
-
-
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Measure this row; repeatable.")
 def main(only: tuple[str, ...]) -> None:
@@ -79,7 +70,7 @@ def main(only: tuple[str, ...]) -> None:
                 click.echo(f"{name}: skipped, since {row} {took}", err=True)
                 continue
             before = rows.get(name)
-            rows[name] = row.summary() | {"commit": head()}
+            rows[name] = row.summary() | {"commit": commit()}
             was = f", was {before['median']:.3g}" if before else ""
             click.echo(f"{name}: {row.median:.3g} of {min(row.ratios):.3g}…{max(row.ratios):.3g}{was} {took}", err=True)
             write_json(RESULTS, {"machine": machine, "rows": {each: rows[each] for each in ROWS if each in rows}})

@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks.lab import KEPT, command, environment, put_params
 from benchmarks.overhead import end
-from benchmarks.workspace import REPOSITORY
+from benchmarks.workspace import REPOSITORY, commit
 from petals.files import remove, write_text
 from petals.machine import fingerprint
 from petals.parallel import cores
@@ -147,11 +147,11 @@ def verdicts(runs: list[Run]) -> list[str]:
 def shares_of(context: click.Context, option: click.Parameter, text: str) -> list[float]:
     try:
         shares = sorted({float(each) for each in text.split(",")})
-        if shares[0] > 0 and shares[-1] <= 10:
-            return shares
+        if not all(0 < each <= 10 for each in shares):
+            raise ValueError
     except ValueError:
-        pass
-    raise click.BadParameter(f"{text} should be numbers above 0, at most 10, with commas between")
+        raise click.BadParameter(f"{text} should be numbers above 0, at most 10, with commas between") from None
+    return shares
 
 
 def stages_of(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ def stages_of(context: click.Context, option: click.Parameter, text: str) -> tup
 @click.option("--sizes", default="0.125,0.5,1", show_default=True, callback=shares_of,
               help="Of the competition's 23,847 images.")  # fmt: skip
 @click.option("--stages", default=",".join(STAGES), show_default=True, callback=stages_of,
-              help="Those that run before are needed for those that run after, but for the last.")  # fmt: skip
+              help="Each needs those before it.")  # fmt: skip
 def main(sizes: list[float], stages: tuple[str, ...]) -> None:
     """Run prepare, augment and a minute of train on rendered sets of 192 px, and print how time and memory grow.
 
@@ -172,15 +172,14 @@ def main(sizes: list[float], stages: tuple[str, ...]) -> None:
     this version of the code is not measured again. Time is to be within 15 % of linear (its start aside), memory
     within 15 % of constant, and under 600 MiB a process: what a process has for itself, without mapped files.
     """
-    revision = subprocess.run(["git", "stash", "create"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    key = json.dumps([head, bool(revision), fingerprint(REPOSITORY), cores(), sorted(stages)])
+    code = commit()
+    key = json.dumps([code, fingerprint(REPOSITORY), cores(), stages])
     kept = KEPT / "growth.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     runs: list[Run] = []
     for share in sizes:
         name = f"{share:g} {key}"
-        if name not in known or revision:
+        if name not in known or code.endswith("+"):
             known[name] = [asdict(run) for run in measure(share, stages)]
             write_text(kept, json.dumps(known, indent=2) + "\n")
         runs += [Run(**each) for each in known[name]]

@@ -28,6 +28,14 @@ def make_workspace(root: Path, settings: Mapping[str, str]) -> Path:
     return root
 
 
+def commit() -> str:
+    """The commit of the working tree, with `+` where that differs from it in more than the results of the bench."""
+    git = ["git", "-C", str(REPOSITORY)]
+    name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+    others = ["--", ".", ":!benchmarks/results.json"]
+    return name + "+" * (subprocess.run([*git, "diff", "--quiet", "HEAD", *others]).returncode != 0)
+
+
 def put_params(folder: Path, settings: Mapping[str, object]) -> None:
     """Write params.yaml of this working tree to `folder`, with `settings`; raises click.BadParameter for no knob."""
     params = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")

@@ -71,6 +71,8 @@ def test_rows_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path,
     kept = json.loads((tmp_path / "results.json").read_text())
     assert kept["machine"]["cpu"] == "this"
     assert {name: each["median"] for name, each in kept["rows"].items()} == {"a": 1.0, "b": 3.0}
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=bench.REPOSITORY, capture_output=True, text=True).stdout
+    assert all(head.startswith(each["commit"].rstrip("+")) and each["commit"] for each in kept["rows"].values())
     monkeypatch.setattr(bench, "fingerprint", lambda root: {"cpu": "another"})
     run("--only", "b")
     assert list(json.loads((tmp_path / "results.json").read_text())["rows"]) == ["b"]

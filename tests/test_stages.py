@@ -140,22 +140,26 @@ def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     assert rates[0] == load_params(TrainParams).lr  # the warm-up is as long as an epoch
 
 
-def test_a_rare_class_is_adjusted_and_once_only(folder):
+@pytest.mark.parametrize("final", [False, True])
+def test_a_rare_class_is_adjusted_and_once_only(folder, final: bool):
     tiny_folders(folder / "data/folders")
     for path in sorted(Path("data/folders/tulip").iterdir())[3:]:
         path.unlink()
-    biases, temperatures = [], []
-    for adjust in (0, 1):
-        knobs(data="data/folders", adjust=adjust)
-        done(prepare, "data/folders", *PREPARE)
-        done(augment, *AUGMENT)
+    knobs(final=final)
+    done(prepare, "data/folders", *PREPARE)
+    done(augment, *AUGMENT)
+    biases = []
+    for adjust in (1, 0, 1):
+        knobs(final=final, adjust=adjust)
         done(train, *TRAIN)
         biases.append(load_file("models/model.safetensors")["head.bias"].numpy())
-        temperatures.append(json.loads(Path("models/model.json").read_text())["temperature"])
-    counts = np.bincount(np.load("data/prepared/train/labels.npy"))
-    assert len(set(counts)) > 1
-    expected = temperatures[0] * class_offsets(counts, 1.0)
-    assert np.allclose(biases[1] - biases[0], expected, atol=1e-6)
+        if not adjust:
+            temperature = json.loads(Path("models/model.json").read_text())["temperature"]
+    offsets = class_offsets(np.bincount(np.load("data/prepared/train/labels.npy")), 1.0)
+    scale = (biases[0] - biases[1]) / offsets  # of the logits: the temperature that is fitted to val, or to train
+    assert np.allclose(scale, scale[0], rtol=1e-4) and 0.25 <= scale[0] < 4
+    assert temperature == (1.0 if final else pytest.approx(scale[0], rel=1e-3))
+    assert np.array_equal(biases[2], biases[0])
 
     once = Path("models/model.safetensors").read_bytes()
     assert "going on from the checkpoint" in done(train, *TRAIN)
