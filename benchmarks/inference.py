@@ -21,16 +21,17 @@ from petals.inference import OUTPUTS, open_session
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import ExportParams, TrainParams, load_params
-from petals.predicting import BATCH, probabilities
+from petals.predicting import probabilities
 from stages import evaluate
 
 
 class Turns:
-    """Stands in for the progress of the stage: after each of its whole batches, one of the limit's."""
+    """Stands in for the progress of the stage: after each of its batches of `size`, one of the limit's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.net, info = weights.load(path)
-        self.images = torch.rand(BATCH, 3, info["image_size"], info["image_size"]).to(memory_format=torch.channels_last)
+        self.size = size
+        self.images = torch.rand(size, 3, info["image_size"], info["image_size"]).to(memory_format=torch.channels_last)
         self.plain: tuple[list[float], list[float]] = ([], [])
         self.corrupted: tuple[list[float], list[float]] = ([], [])
 
@@ -41,7 +42,7 @@ class Turns:
             yield images
             now = time.perf_counter()
             self.net.probabilities(self.images)  # the stage is in inference mode here
-            if len(images) == BATCH:
+            if len(images) == self.size:
                 ours.append(now - began)
                 limit.append(time.perf_counter() - now)
             began = time.perf_counter()
@@ -64,27 +65,28 @@ def in_groups(side: list[float], size: int) -> list[float]:
 
 
 def measure_evaluate(scratch: Path, count: int = 2048, **settings: object) -> Row:
-    """Predict `count` images of a test split, and 256 of val under each corruption; a pair is four batches."""
+    """Predict `count` images of a test split, and 256 of val under each corruption; a pair is 256 images or less."""
     folder = pipeline_folder(scratch / "evaluate", ("prepare",), robustness=1, **settings)
     model(folder)
     prepared = folder / "data" / "prepared"
     for split, images in (("val", min(count, 256)), ("test", count)):
         remove(prepared / split)
         repeated(prepared / "train", images, prepared / split)
+    size = PackedSplit(prepared / "test").at_once
     turns = None
 
     def progress(*arguments: object) -> Iterator:
         nonlocal turns
-        turns = turns or Turns(folder / "models" / "model.safetensors")
+        turns = turns or Turns(folder / "models" / "model.safetensors", size)
         return turns.progress(*arguments)
 
     with contextlib.chdir(folder), mock.patch.object(evaluate, "progress", progress):
         evaluate.main.main(command("evaluate"), standalone_mode=False)
-    group = 4 if count >= 8 * BATCH else 1
+    group = max(1, min(256, count // 8) // size)
     ours, limit = (in_groups(side, group) for side in turns.plain)
     with_corruption = ratios(*(in_groups(side, group) for side in reversed(turns.corrupted)))
     note = f"{statistics.median(with_corruption):.2f} of the limit where images are corrupted first"
-    images = group * BATCH
+    images = group * size
     return Row(
         "evaluate", "evaluate, images a second", "forward alone on a constant batch", ">= 0.95", "images/s",
         ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit), note,

@@ -25,7 +25,6 @@ from petals.packed import PackedSplit
 from petals.parallel import cores, in_order
 from petals.params import AugmentParams, PrepareParams, load_params
 from petals.tfrecord import decode_example, read_records
-from stages.augment import CHUNK
 
 LIMIT_SECONDS = 4.0
 
@@ -87,7 +86,7 @@ def measure_augment(scratch: Path, pairs: int = 3, count: int = 3000, **settings
     train.with_name("many").rename(train)
     params, split = load_params(AugmentParams, folder / "params.yaml"), PackedSplit(train)
     knobs = {knob: getattr(params, knob) for knob in POLICY_KNOBS}
-    batch = torch.from_numpy(split.images.read(np.arange(min(CHUNK, count)))).permute(0, 3, 1, 2).float() / 255
+    batch = torch.from_numpy(split.images.read(np.arange(min(split.at_once, count)))).permute(0, 3, 1, 2).float() / 255
 
     def ours() -> float:
         began = time.perf_counter()

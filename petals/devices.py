@@ -35,7 +35,7 @@ def set_up(device: str, threads: int) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
     keep_freed_memory()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without the import of a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # guards against bugs, at the cost of speed
     torch.backends.cudnn.benchmark = False
     if device == "auto":
@@ -96,6 +96,7 @@ def compile_kernels(net: nn.Module, parts: int) -> None:
         raise PetalsError(f"compile: takes whole batches, not {parts} parts; set accumulate: 1 and launch: python -m")
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise PetalsError("compile: this machine has no C++ compiler; install g++, or set compile: false")
+    torch.use_deterministic_algorithms(True)  # the compiler too
     net.compile()
 
 

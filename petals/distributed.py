@@ -25,7 +25,7 @@ from petals.draws import DrawsOfWholeBatch
 from petals.errors import PetalsError
 from petals.models import BATCH_NORMS, Classifier
 from petals.packed import PackedSplit
-from petals.predicting import BATCH, answers
+from petals.predicting import answers
 
 SECONDS = 60.0  # how long a step waits for a process that says nothing, unless PETALS_TIMEOUT says otherwise
 MEETING = timedelta(minutes=10)  # before the first step: one machine may read its data much faster than another
@@ -217,8 +217,9 @@ class Group:
 
         Each process takes every `size`-th batch, and all get all. `progress` is told the batches and their number.
         """
-        starts = range(self.rank * BATCH, len(split), self.size * BATCH)
-        batches = progress(split.batches(BATCH, self.rank, self.size), len(starts))
+        size = split.at_once
+        starts = range(self.rank * size, len(split), self.size * size)
+        batches = progress(split.batches(size, self.rank, self.size), len(starts))
         mine = answers(net, batches, self.device, len(split.classes))
         if self.size == 1:
             return mine
@@ -226,7 +227,7 @@ class Group:
         probabilities, features = (np.zeros((len(split), width), np.float32) for width in widths)
         for whole, part in zip((probabilities, features), mine, strict=True):
             for number, start in enumerate(starts):
-                whole[start : start + BATCH] = part[number * BATCH : (number + 1) * BATCH]
+                whole[start : start + size] = part[number * size : (number + 1) * size]
             dist.all_reduce(torch.from_numpy(whole))  # a slower machine may need minutes more for its share
         return probabilities, features
 

@@ -17,6 +17,7 @@ from petals.errors import PetalsError
 from petals.files import replacing, write_text
 
 SHARD_BYTES = 64 * 2**20
+PIXELS_AT_ONCE = 16 * 224**2
 
 
 class Shards:
@@ -73,7 +74,8 @@ def create_shards(folder: Path, count: int, image_size: int, shard_bytes: int = 
 class PackedSplit:
     """One split on disk: `images` (Shards), `labels` (int64), `ids`, `classes`, `image_size`.
 
-    `final` says of train that it holds the images of val too.
+    `final` says of train that it holds the images of val too. `at_once` is the number of images that are computed best
+    together on a processor: with more, what an operation leaves is out of the caches before the next one comes to it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -86,6 +88,7 @@ class PackedSplit:
             self.image_size: int = meta["image_size"]
             self.count: int = meta["count"]
             self.final: bool = meta.get("final", False)
+            self.at_once = max(1, PIXELS_AT_ONCE // self.image_size**2)
         except FileNotFoundError as error:
             raise PetalsError(f"{error.filename}: not found; run dvc repro prepare, or dvc pull") from None
         except (EOFError, KeyError, TypeError, ValueError) as error:

@@ -8,8 +8,6 @@ import torch
 from petals.augmentation import to_floats
 from petals.models import Classifier
 
-BATCH = 64
-
 
 @torch.inference_mode()
 def answers(

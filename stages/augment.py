@@ -19,7 +19,6 @@ from petals.tables import write_json
 from stages.cli import progress, stage
 from stages.dividing import part_option
 
-CHUNK = 64  # images at a time; part of the result, since Kornia's last bits may depend on the batch
 CODE = code(augmentation, draws)  # that decides a pixel of a view
 
 
@@ -40,7 +39,7 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
     split = PackedSplit(prepared)
     knobs = {knob: getattr(params, knob) for knob in POLICY_KNOBS}
     chunks = Chunks(split, knobs, params.seed, Parts(None if part else parts_of(augmented)))
-    jobs = [(start, view) for view in range(params.views) for start in range(0, len(split), CHUNK)]
+    jobs = [(start, view) for view in range(params.views) for start in range(0, len(split), split.at_once)]
     jobs = part.share(jobs) if part else jobs
 
     with replacing(part.folder(augmented) if part else augmented) as folder:
@@ -64,19 +63,20 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
     def view_of(row: int, view: int) -> np.ndarray:
         if params.views:
             return rendered.read([view * len(split) + row])[0]
-        return chunks.render(row // CHUNK * CHUNK, view)[row % CHUNK]
+        start = row // split.at_once * split.at_once
+        return chunks.render(start, view)[row - start]
 
     draw(split, view_of, max(params.views, 1), picture)
 
 
 class Chunks:
-    """The images of a split, a few at a time, and their views: rendered, or ready in `parts`."""
+    """The images of a split, `at_once` at a time, and their views: rendered, or ready in `parts`."""
 
     def __init__(self, split: PackedSplit, knobs: Mapping[str, float], seed: int, parts: Parts) -> None:
         self.split, self.knobs, self.seed, self.parts = split, knobs, seed, parts
 
     def rows(self, start: int) -> np.ndarray:
-        return np.arange(start, min(start + CHUNK, len(self.split)))
+        return np.arange(start, min(start + self.split.at_once, len(self.split)))
 
     def view(self, start: int, view: int) -> np.ndarray:
         ready = self.parts.find(self.keys(start, view)) if self.parts.shards else None

@@ -14,7 +14,7 @@ from petals.inference import OUTPUTS, open_session
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import ExportParams, load_params
-from petals.predicting import BATCH, probabilities
+from petals.predicting import probabilities
 from petals.quantisation import Quantiser
 from petals.scores import headline
 from petals.tables import write_json
@@ -52,11 +52,12 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     for each in (seen, split):
         each.check(model, info["classes"], info["image_size"])
     kept_for_drift = read(reference)
-    expected = probabilities(net, split.batches(BATCH), device, len(info["classes"]))
+    expected = probabilities(net, split.batches(split.at_once), device, len(info["classes"]))
 
     def answers(graph: onnx.ModelProto) -> np.ndarray:
         session = open_session(graph.SerializeToString(), params.threads)
-        return np.concatenate([session.run(OUTPUTS[:1], {"image": images})[0] for images in split.batches(BATCH)])
+        batches = split.batches(split.at_once)
+        return np.concatenate([session.run(OUTPUTS[:1], {"image": images})[0] for images in batches])
 
     def scores(found: np.ndarray) -> dict[str, float]:
         return {} if info["final"] else headline(split.labels, found)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from project import tiny_records
+from project import SMALL, tiny_records
 
+from petals import packed
 from petals.errors import PetalsError
 from petals.packed import Shards, create_shards
 from petals.parts import Part, Parts, key, part, save_keys
@@ -68,7 +69,7 @@ def test_stages_join_parts_to_the_bytes_of_one_machine(tmp_path: Path, monkeypat
     from processes import knobs
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(augment, "CHUNK", 7)
+    monkeypatch.setattr(packed, "PIXELS_AT_ONCE", 7 * SMALL["image_size"] ** 2)
     knobs(views=2)
     tiny_records(Path("data/tiny"))
 
