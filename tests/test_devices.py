@@ -31,6 +31,11 @@ def test_torch_is_made_to_repeat_itself(threads: int):
     assert not torch.backends.cudnn.benchmark
 
 
+def test_the_compiler_is_not_loaded_for_it():
+    code = "import sys, petals.devices as d; d.set_up('cpu', 1); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
 @pytest.mark.parametrize(("there", "taken"), [(True, "cuda"), (False, "cpu")])
 def test_auto_takes_a_gpu_where_there_is_one(there: bool, taken: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
@@ -68,6 +73,7 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names():
     eager = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
     compiled = copy.deepcopy(eager)
     compile_kernels(compiled, 1)
+    assert torch._inductor.config.deterministic, "the kernels that it makes repeat themselves too"
     images = torch.rand(2, 3, 8, 8)
     for net in (eager, compiled):
         net(images).square().sum().backward()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from petals.errors import PetalsError
-from petals.packed import PackedSplit, Shards, append, create_shards, keep_rows
+from petals.packed import PackedSplit, Shards, append, create_shards, keep_rows, write_labels
 
 SIZE, COUNT = 8, 11
 ROW = SIZE * SIZE * 3
@@ -55,6 +55,13 @@ def test_batches_give_all_images_in_order(folder: Path, size: int):
     batches = list(PackedSplit(folder).batches(size))
     assert all(len(batch) == size for batch in batches[:-1])
     assert np.array_equal(np.concatenate(batches), IMAGES)
+
+
+@pytest.mark.parametrize(("image_size", "expected"), [(64, 196), (224, 16), (512, 3), (2048, 1)])
+def test_as_many_images_at_once_as_have_so_many_pixels(tmp_path: Path, image_size: int, expected: int):
+    create_shards(tmp_path, 0, image_size)
+    write_labels(tmp_path, [], [], classes=[], image_size=image_size)
+    assert PackedSplit(tmp_path).at_once == expected
 
 
 @pytest.mark.parametrize("start", range(COUNT))
