@@ -80,9 +80,12 @@ class Checkpoint:
         self.model, self.optimizer, self.average, self.keeps = model, optimizer, average, keeps
         self.saved_at = time.monotonic()
 
-    def due(self) -> bool:
-        """Whether so long has passed that what is new should be saved; it has no influence on the result."""
-        return time.monotonic() - self.saved_at > EVERY_SECONDS
+    def due(self, ahead: float = 0.0) -> bool:
+        """Whether in `ahead` seconds so long has passed that what is new should be saved by now.
+
+        It has no influence on the result.
+        """
+        return time.monotonic() + ahead - self.saved_at > EVERY_SECONDS
 
     def save(self, progress: dict) -> None:
         """Write the present state beside the former one and move it onto it.

@@ -1,6 +1,7 @@
 """train: fit the classifier."""
 
 import math
+import time
 from pathlib import Path
 
 import click
@@ -100,12 +101,13 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
 
     stop = 0  # the signal that any of the processes received
+    watching = math.inf  # seconds that the last look at the validation took; that of the first is not known
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
             batches = data.read_ahead(order)
             for images, labels in progress(batches, f"epoch {epoch + 1}", "step", len(order)):
-                if saved.due() or stop:
+                if stop or saved.due():
                     saved.save(state)
                     interrupt.leave(stop)
                 step = state["step"]
@@ -133,17 +135,23 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                 loss, stop = group.agree(loss.item(), interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
-            saved.save(state)  # before the validation, which may take longer than an epoch
+            if stop or saved.due(watching):
+                saved.save(state)
             interrupt.leave(stop)
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
             said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
             if not data.split.final:
+                began = time.monotonic()
                 values["val"] = watch(net, average, watched, group, state["at"])
+                watching = time.monotonic() - began
                 said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
             click.echo(said)
-        interrupt.leave(group.agree(0.0, interrupt.requested)[1])
+        stop = group.agree(0.0, interrupt.requested)[1]
+        if stop:
+            saved.save(state)
+        interrupt.leave(stop)
         average.swap()
         bias = net.head.bias.detach().clone()
         known = data.split if data.split.final else watched

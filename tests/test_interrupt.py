@@ -16,6 +16,7 @@ from project import SMALL, environment, tiny_records
 from safetensors.torch import load_file
 
 from petals import checkpoint
+from petals.checkpoint import progress_in
 from petals.files import STATE
 from stages import augment, prepare, train
 
@@ -160,8 +161,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_finite_checkpoint(fo
     assert not any(Path(out).exists() for out in OUTS)
 
 
-@pytest.mark.parametrize(("every", "step"), [(1000.0, 2 * STEPS), (-1.0, STEPS + 1)])
-def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeypatch, every, step):
+@pytest.mark.parametrize(
+    ("every", "what", "step"), [(1000.0, "scores on val", 2 * STEPS - 1), (-1.0, "weights", STEPS + 1)]
+)
+def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeypatch, every, what, step):
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", every)
     update = train.AveragedWeights.update
 
@@ -174,7 +177,7 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_kept(folder, monkeyp
     stopped = run()
     assert stopped.exit_code == 1
     (line,) = stopped.stderr.splitlines()
-    said = f"Error: the weights are no longer finite at step {step} of {2 * STEPS}, learning rate "
+    said = f"Error: the {what} are no longer finite at step {step} of {2 * STEPS}, learning rate "
     assert line.startswith(said) and 0 < float(line.removeprefix(said).split(":")[0]) < 1e-3
     (kept,) = STATE.glob("train-*.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(kept).values())
@@ -187,6 +190,23 @@ def test_a_finished_run_is_taken_up_until_dvc_has_its_result_and_then_run_anew(f
     Path("dvc.lock").write_text(hashlib.md5(Path("models/model.safetensors").read_bytes()).hexdigest())
     again = run()
     assert again.stdout.startswith("epoch 1/2") and outputs() == uninterrupted
+
+
+def test_a_checkpoint_is_written_before_a_validation_that_would_take_too_long(folder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 10.0)
+    scored, found = train.macro_f1, []
+
+    def slow(*each: object) -> float:
+        now[0] += 4.0
+        found.append([progress_in(path.read_bytes())["step"] for path in STATE.glob("train-*.safetensors")])
+        return scored(*each)
+
+    knobs(epochs=4)
+    monkeypatch.setattr(train, "macro_f1", slow)
+    assert run().exit_code == 0
+    assert found == [[STEPS], [STEPS], [3 * STEPS], [3 * STEPS]]
 
 
 def test_a_signal_while_validation_is_scored_is_not_lost(folder, uninterrupted, monkeypatch):
