@@ -82,8 +82,12 @@ def render_views(images: np.ndarray, ids: Sequence[str], view: int, seed: int, p
     """
     keys = (seed_for(seed, "view", each, view) for each in ids)
     table = np.stack([np.random.Generator(np.random.Philox(key)).random(DRAWS_PER_VIEW, np.float32) for key in keys])
-    with DrawsPerImage(torch.from_numpy(table)):
-        return to_bytes(policy(to_floats(torch.from_numpy(images))))
+    views, drawing = to_floats(torch.from_numpy(images)), DrawsPerImage(torch.from_numpy(table))
+    for operation in policy:
+        with drawing:  # and not while it computes, each call of which would be looked at too
+            params = operation.forward_parameters(views.shape)
+        views = operation(views, params=params)
+    return to_bytes(views)
 
 
 def to_floats(images: Tensor) -> Tensor:

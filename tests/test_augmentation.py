@@ -105,6 +105,14 @@ def test_each_image_draws_from_its_own_row():
         assert torch.distributions.Uniform(0.0, 2.0).sample((2,)).tolist() == [10, 34]
 
 
+def test_the_policy_draws_nothing_while_it_computes():
+    images, nothing_left = to_floats(torch.from_numpy(IMAGES)), torch.zeros(len(IMAGES), 0)
+    for operation in view_policy(KNOBS, SIZE):
+        params = operation.forward_parameters(images.shape)
+        with DrawsPerImage(nothing_left):
+            operation(images, params=params)
+
+
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (4, 12), (2, 13), (24, 2)])
 def test_a_draw_that_is_not_one_an_image_is_refused(shape: tuple[int, ...]):
     with DrawsPerImage(torch.zeros(2, 12)), pytest.raises(RuntimeError, match="invalid for input of size"):
