@@ -74,8 +74,8 @@ def create_shards(folder: Path, count: int, image_size: int, shard_bytes: int = 
 class PackedSplit:
     """One split on disk: `images` (Shards), `labels` (int64), `ids`, `classes`, `image_size`.
 
-    `final` says of train that it holds the images of val too. `at_once` is the number of images that are computed best
-    together on a processor: with more, what an operation leaves is out of the caches before the next one comes to it.
+    `final` says of train that it holds the images of val too. `at_once` is the number of images to compute together on
+    a processor: it is hardly faster with more, or slower, and their memory grows with them.
     """
 
     def __init__(self, folder: str | Path) -> None:
