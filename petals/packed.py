@@ -91,7 +91,7 @@ class PackedSplit:
             self.at_once = max(1, PIXELS_AT_ONCE // self.image_size**2)
         except FileNotFoundError as error:
             raise PetalsError(f"{error.filename}: not found; run dvc repro prepare, or dvc pull") from None
-        except (EOFError, KeyError, TypeError, ValueError) as error:
+        except (EOFError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise PetalsError(f"{self.folder}: not a packed split ({error}); run dvc repro prepare") from None
         self.images = Shards(folder)
         if not self.count == len(self.images) == len(self.labels) == len(self.ids):

@@ -101,7 +101,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         click.echo(f"going on from the checkpoint at epoch {epoch + 1}, step {step} of {steps_per_epoch}")
 
     stop = 0  # the signal that any of the processes received
-    watching = math.inf  # seconds that the last look at the validation took; that of the first is not known
+    pause = math.inf  # seconds from the last epoch to the next, most of them validation; at first not known
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
@@ -135,19 +135,19 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                 loss, stop = group.agree(loss.item(), interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
-            if stop or saved.due(watching):
+            if stop or saved.due(pause):
                 saved.save(state)
             interrupt.leave(stop)
+            began = time.monotonic()
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
             said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
             if not data.split.final:
-                began = time.monotonic()
                 values["val"] = watch(net, average, watched, group, state["at"])
-                watching = time.monotonic() - began
                 said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
             click.echo(said)
+            pause = time.monotonic() - began
         stop = group.agree(0.0, interrupt.requested)[1]
         if stop:
             saved.save(state)

@@ -127,6 +127,12 @@ def test_a_broken_file(sound: Path, name: str, content: bytes):
     assert fault(sound).startswith(f"{sound}: not a packed split (")
 
 
+def test_images_without_a_size(sound: Path):
+    meta = json.loads((sound / "meta.json").read_text())
+    (sound / "meta.json").write_text(json.dumps(meta | {"image_size": 0}))
+    assert fault(sound).startswith(f"{sound}: not a packed split (")
+
+
 @pytest.mark.parametrize("keep", [0, 7, 100, 200])
 def test_images_cut_short(sound: Path, keep: int):
     path = sound / "images-00001.npy"

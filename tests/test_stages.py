@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from petals import quantisation
 from petals.calibration import class_offsets
+from petals.checkpoint import Checkpoint
 from petals.drift import Reference
 from petals.inference import Model
 from petals.params import TrainParams, load_params
@@ -138,6 +139,19 @@ def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     with open("plots/train/train/lr.tsv", encoding="utf-8") as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file, delimiter="\t")]
     assert rates[0] == load_params(TrainParams).lr  # the warm-up is as long as an epoch
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_epochs_of_a_moment_are_not_each_saved(folder, monkeypatch, final: bool):
+    tiny_records(folder / "data/tiny")
+    knobs(epochs=4, final=final)
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    saved, save = [], Checkpoint.save
+    monkeypatch.setattr(Checkpoint, "save", lambda own, state: (saved.append(state["step"]), save(own, state)))
+    done(train, *TRAIN)
+    first, last = saved
+    assert last == 4 * first, "after the first epoch, and at the end"
 
 
 @pytest.mark.parametrize("final", [False, True])
