@@ -20,7 +20,7 @@ from petals.errors import PetalsError
 from petals.files import STATE, replacing
 
 if TYPE_CHECKING:
-    from petals.optim import AveragedWeights
+    from petals.optim import AdamW, AveragedWeights
 
 REPOSITORY = Path(__file__).parents[1]
 EVERY_SECONDS = 45.0  # so that less than a minute is lost
@@ -72,12 +72,13 @@ class Checkpoint:
         self,
         key: str,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: "AdamW",
         average: "AveragedWeights",
         keeps: bool = True,
     ) -> None:
         self.path = STATE / f"train-{key}.safetensors"
         self.model, self.optimizer, self.average, self.keeps = model, optimizer, average, keeps
+        self.learning = [each for group in optimizer.param_groups for each in group["params"]]
         self.saved_at = time.monotonic()
 
     def due(self, ahead: float = 0.0) -> bool:
@@ -96,7 +97,8 @@ class Checkpoint:
             return
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"average.{number}": tensor for number, tensor in enumerate(self.average.average)}
-        for number, slots in self.optimizer.state_dict()["state"].items():
+        for number, parameter in enumerate(self.learning):
+            slots = self.optimizer.state.get(parameter, {})
             state |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         floats = [tensor for tensor in state.values() if tensor.is_floating_point() and tensor.numel()]
@@ -129,16 +131,14 @@ class Checkpoint:
         self.model.load_state_dict({name: state[f"model.{name}"] for name in own})
         for number, tensor in enumerate(self.average.average):
             tensor.copy_(state[f"average.{number}"])
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-        slots: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in state.items():
             if name.startswith("optimizer."):
                 _, number, slot = name.split(".")
-                parameter = parameters[int(number)]
-                if tensor.shape == parameter.shape:  # laid out alike: a fused step goes through memory as it lies
-                    tensor = torch.empty_like(parameter).copy_(tensor)
-                slots.setdefault(int(number), {})[slot] = tensor
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+                parameter = self.learning[int(number)]
+                # Laid out like the parameter: a fused step goes through memory as it lies.
+                like = parameter.detach() if tensor.shape == parameter.shape else tensor
+                kept = torch.empty_like(like, device=parameter.device).copy_(tensor)
+                self.optimizer.state.setdefault(parameter, {})[slot] = kept
         return progress
 
     def content(self) -> bytes:

@@ -48,7 +48,7 @@ class Run:
 
     def bits(self) -> list[bytes]:
         slots = [
-            each for _, state in sorted(self.optimizer.state_dict()["state"].items()) for each in sorted_values(state)
+            each for weight in self.net.parameters() for each in sorted_values(self.optimizer.state.get(weight, {}))
         ]
         tensors = [*self.net.state_dict().values(), *self.average.average, *slots]
         return [tensor.numpy().tobytes() for tensor in tensors]

@@ -1,13 +1,16 @@
 """The optimiser's groups, the learning rate's course against torch's, averaged weights against a plain loop."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from petals.optim import AveragedWeights, adamw, warmup_cosine
+from petals.optim import AdamW, AveragedWeights, adamw, warmup_cosine
 
 
 def network() -> nn.Sequential:
@@ -15,7 +18,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def train(model: nn.Module, optimizer: AdamW | torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     model(torch.randn(5, 3, 4, 4)).square().sum().backward()
     optimizer.step()
@@ -36,6 +39,43 @@ def test_the_head_learns_at_its_own_rate():
     *body, matrix, bias = adamw(model, 0.1, 0.5, head_lr=3).param_groups
     assert [group["scale"] for group in (*body, matrix, bias)] == [1, 1, 3, 3]
     assert (matrix["params"], bias["params"]) == ([model.head.weight], [model.head.bias])
+
+
+def test_a_step_is_that_of_torchs_own_class_to_the_bit():
+    ours, theirs = network().to(memory_format=torch.channels_last), network().to(memory_format=torch.channels_last)
+    optimizer = adamw(ours, 0.01, 0.3)
+    groups = [
+        {"params": [each for each in theirs.parameters() if (each.ndim > 1) == decayed], "weight_decay": decay}
+        for decayed, decay in ((True, 0.3), (False, 0.0))
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.01, fused=True)
+    for step in range(5):
+        for model, each in ((ours, optimizer), (theirs, reference)):
+            for group in each.param_groups:
+                group["lr"] = 0.01 / (1 + step)
+            model[4].bias.requires_grad_(step != 2)  # without a gradient it rests
+            torch.manual_seed(step)
+            train(model, each)
+    for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, its)
+        assert optimizer.state[mine].keys() == reference.state[its].keys()
+        assert all(torch.equal(slot, reference.state[its][name]) for name, slot in optimizer.state[mine].items())
+
+
+def test_training_does_not_load_torchs_compiler():
+    command = """
+import sys, torch
+from torch import nn
+from petals.optim import adamw
+model = nn.Linear(2, 2)
+optimizer = adamw(model, 0.1, 0.1)
+optimizer.zero_grad()
+model(torch.ones(1, 2)).sum().backward()
+nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+optimizer.step()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, check=True)
 
 
 def test_decay_without_a_gradient_shrinks_by_lr_times_decay():

@@ -1,24 +1,26 @@
-"""Put on PYTHONPATH, this notes in $FIRST_STEP when the train stage has done its first step.
+"""Put on PYTHONPATH, this notes in $FIRST_STEP when the optimiser of the train stage is first at work.
 
 The file holds two numbers: seconds since the epoch, and seconds that the import of torch took.
 """
 
+import importlib
 import os
 import sys
 import time
 
 if "stages.train" in sys.orig_argv and "FIRST_STEP" in os.environ:
     began = time.perf_counter()
-    from torch.optim.optimizer import register_optimizer_step_post_hook
+    kernel = importlib.import_module("torch.optim.adamw")
 
     imported = time.perf_counter() - began
+    adamw = kernel.adamw
 
-    def note(*_: object) -> None:
+    def note(*tensors: object, **settings: object) -> None:
+        adamw(*tensors, **settings)
         now = time.time()
-        handle.remove()
-        partial = os.environ["FIRST_STEP"] + ".partial"
-        with open(partial, "w") as file:
-            file.write(f"{now} {imported}")
-        os.replace(partial, os.environ["FIRST_STEP"])
+        if name := os.environ.pop("FIRST_STEP", ""):
+            with open(f"{name}.partial", "w") as file:
+                file.write(f"{now} {imported}")
+            os.replace(f"{name}.partial", name)
 
-    handle = register_optimizer_step_post_hook(note)
+    kernel.adamw = note
