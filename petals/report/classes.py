@@ -7,7 +7,7 @@ import numpy as np
 from petals.report.comparison import Comparison
 from petals.report.markdown import Section, code, counted, listing, signed
 from petals.report.sides import Side
-from petals.report.statistics import class_f1
+from petals.scores import class_scores
 
 MOST_CLASSES = 10
 MOST_PAIRS = 10
@@ -64,9 +64,8 @@ def images(comparison: Comparison, base: Side, head: Side) -> Section | None:
 
 def _f1_rows(comparison: Comparison) -> list[list[str]]:
     classes = len(comparison.classes)
-    before = class_f1(comparison.actual, comparison.base, classes)
-    after = class_f1(comparison.actual, comparison.head, classes)
-    support = np.bincount(comparison.actual, minlength=classes)
+    before, _, _, support = class_scores(comparison.actual, comparison.base, classes)
+    after, *_ = class_scores(comparison.actual, comparison.head, classes)
     moved = np.flatnonzero((support > 0) & (before != after))
     order = sorted(moved, key=lambda index: (-abs(after[index] - before[index]), index))
     return [

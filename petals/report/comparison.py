@@ -7,6 +7,7 @@ import numpy as np
 
 from petals.report import statistics
 from petals.report.sides import Prediction, Side
+from petals.scores import accuracy, macro_f1
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,8 @@ def own_scores(side: Side) -> dict[str, float]:
     """Macro F1 and accuracy of one side, worked out from its predictions; empty where it has none."""
     if side.predictions is None:
         return {}
-    classes, actual, predicted, _ = _indices(sorted(side.predictions), side.predictions, side.predictions)
-    return {
-        "macro_f1": statistics.macro_f1(actual, predicted, len(classes)),
-        "accuracy": statistics.accuracy(actual, predicted),
-    }
+    _, actual, predicted, _ = _indices(sorted(side.predictions), side.predictions, side.predictions)
+    return {"macro_f1": macro_f1(actual, predicted), "accuracy": accuracy(actual, predicted)}
 
 
 def _indices(ids: list[str], base: dict[str, Prediction], head: dict[str, Prediction]):

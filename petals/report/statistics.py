@@ -1,4 +1,4 @@
-"""Scores of predictions, and whether the difference of two models on the same images is more than noise.
+"""Whether the difference of two models on the same images is more than noise.
 
 Labels are int64 arrays of shape (N,) with values in 0 … classes − 1.
 """
@@ -34,24 +34,6 @@ class McNemar:
     lost: int
     p: float
     method: str
-
-
-def class_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """F1 of each class, float64 of shape (classes,); NaN for a class that no image truly is."""
-    hits = np.bincount(actual[actual == predicted], minlength=classes)
-    support = np.bincount(actual, minlength=classes)
-    both = support + np.bincount(predicted, minlength=classes)
-    return np.where(support > 0, 2 * hits / np.maximum(both, 1), np.nan)
-
-
-def macro_f1(actual: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Mean F1 over the classes that occur among the true labels."""
-    return float(np.nanmean(class_f1(actual, predicted, classes)))
-
-
-def accuracy(actual: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of images that got their true label."""
-    return float(np.mean(actual == predicted))
 
 
 def bootstrap(
