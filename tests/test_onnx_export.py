@@ -62,9 +62,9 @@ def ask(path: Path, images: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module", params=EXPORTED, ids=lambda p: p[0])
 def exported(request, tmp_path_factory, untraced_exporter):
     model = trained_like(*request.param)
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export(model, path)
-    return model, path
+    graph, path = network(model), tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write(assemble(graph, info_of(model)), info_of(model), path)
+    return model, graph, path
 
 
 def probabilities(model: Classifier, images: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ def with_pillow(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_same_probabilities_as_pytorch(exported):
-    model, path = exported
+    model, _, path = exported
     images = random_images(7, model.image_size, model.image_size)
     found, features = open_session(path).run(OUTPUTS, {"image": images})
     expected = probabilities(model, images)
@@ -100,7 +100,7 @@ def test_same_probabilities_as_pytorch(exported):
 
 @pytest.mark.parametrize("height, width", [(150, 200), (97, 33), (40, 41), (20, 20)])
 def test_other_sizes_are_prepared_as_pillow_does(exported, height, width):
-    model, path = exported
+    model, _, path = exported
     images = random_images(3, height, width)
     expected = probabilities(model, np.stack([with_pillow(image, model.image_size) for image in images]))
     # ONNX Runtime's rounding is another by one level of 255 in about a pixel of a thousand.
@@ -108,7 +108,7 @@ def test_other_sizes_are_prepared_as_pillow_does(exported, height, width):
 
 
 def test_the_file_says_what_it_is_and_not_where_it_was_made(exported, tmp_path):
-    model, path = exported
+    model, _, path = exported
     loaded = onnx.load(path)
     onnx.checker.check_model(loaded, full_check=True)
     metadata = {entry.key: entry.value for entry in loaded.metadata_props}
@@ -128,7 +128,7 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(exported, tmp_path):
 
 
 def test_the_same_weights_give_the_same_bytes(exported, tmp_path, capfd):
-    model, path = exported
+    model, _, path = exported
     model.train()
     export(model.to(memory_format=torch.channels_last), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
@@ -138,9 +138,9 @@ def test_the_same_weights_give_the_same_bytes(exported, tmp_path, capfd):
 
 
 def test_in_int8_it_is_smaller_and_says_nearly_the_same(exported, tmp_path):
-    model, path = exported
+    model, graph, path = exported
     images = random_images(24, model.image_size, model.image_size)
-    graph, written = network(model), []
+    written = []
     for _ in range(2):
         quantiser = Quantiser(graph, images, threads=1)
         write(assemble(quantiser.quantise([]), info_of(model)), info_of(model), tmp_path / "int8.onnx")
