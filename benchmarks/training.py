@@ -55,7 +55,7 @@ class BareSteps:
     def step(self) -> None:
         with autocast(self.device, self.precision):
             loss = self.criterion(self.net(self.images), self.targets)
-        self.optimizer.zero_grad()
+        self.net.zero_grad()
         loss.backward()
         self.optimizer.step()
 

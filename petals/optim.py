@@ -11,7 +11,7 @@ from torch.optim.adamw import adamw as adamw_step
 class AdamW:
     """AdamW (Loshchilov & Hutter, 2019) by the fused kernel of torch.optim.AdamW, without the class around it.
 
-    That class loads torch's compiler, which takes a second and 70 MB. `param_groups` are dictionaries with `params`,
+    That class loads torch's compiler, which takes 1.4 s and 70 MB. `param_groups` are dictionaries with `params`,
     `lr` and `weight_decay`; `state` holds the slots of each parameter that has had a gradient, as torch's holds them.
     """
 
@@ -21,16 +21,11 @@ class AdamW:
         self.param_groups = [{"lr": lr} | group for group in groups]
         self.state: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
 
-    def zero_grad(self) -> None:
-        for group in self.param_groups:
-            for each in group["params"]:
-                each.grad = None
-
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             learning = [each for each in group["params"] if each.grad is not None]
-            slots = [self.state.setdefault(each, {}) or self.start(each) for each in learning]
+            slots = [self.state.get(each) or self.start(each) for each in learning]
             adamw_step(
                 learning,
                 [each.grad for each in learning],

@@ -118,7 +118,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
 
                 reseed(seed_for(params.seed, "step", step), device)
                 images, targets = augment.of_rows(group.share(len(labels)), images, labels)
-                optimizer.zero_grad()
+                net.zero_grad()
                 loss = 0.0
                 for part in group.parts(len(labels), params.accumulate):
                     with part.taken_by(learner, device):

@@ -41,7 +41,7 @@ class Run:
         for step in range(start, end):
             torch.manual_seed(seed_for("step", step))
             loss = nn.functional.cross_entropy(self.net(torch.randn(6, 3, 4, 4)), torch.randint(5, (6,)))
-            self.optimizer.zero_grad()
+            self.net.zero_grad()
             loss.backward()
             self.optimizer.step()
             self.average.update(step)

@@ -459,7 +459,7 @@ def test_a_step_of_the_recipe_moves_what_is_not_frozen_in_each_family(name):
     before = [each.detach().clone() for each in model.parameters()]
     optimizer = adamw(model, lr=1e-2, weight_decay=0.02, head_lr=3)
     for _ in range(2):  # in the first the head's gain of one hundredth may leave nothing to learn from
-        optimizer.zero_grad()
+        model.zero_grad()
         F.cross_entropy(model(torch.rand(3, 3, size, size)), torch.arange(3)).backward()
         optimizer.step()
     moved = {id(each) for each, was in zip(model.parameters(), before, strict=True) if not torch.equal(each, was)}

@@ -19,7 +19,7 @@ def network() -> nn.Sequential:
 
 
 def train(model: nn.Module, optimizer: AdamW | torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
+    model.zero_grad()
     model(torch.randn(5, 3, 4, 4)).square().sum().backward()
     optimizer.step()
 
@@ -69,7 +69,6 @@ from torch import nn
 from petals.optim import adamw
 model = nn.Linear(2, 2)
 optimizer = adamw(model, 0.1, 0.1)
-optimizer.zero_grad()
 model(torch.ones(1, 2)).sum().backward()
 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 optimizer.step()

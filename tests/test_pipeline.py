@@ -158,6 +158,7 @@ def test_weights_from_a_file_are_declared_like_everything_else(project):
     (project / "params.yaml").write_text(settings.replace("pretrained: true", "pretrained: flowers.safetensors"))
     output = run("dvc repro train", project, **watch).stdout  # in `dvc exp run`, DVCLive has DVC open more
     assert ran(output) == ["train"]
+    assert list(json.loads(run("dvc status --json", project).stdout)) == ["evaluate", "export"]
     assert "weights and head from data/weights/flowers.safetensors" in output
     assert_declared(project, "weights.log", "train")
     assert "data/weights/flowers.safetensors" in (project / "dvc.lock").read_text()
