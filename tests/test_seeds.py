@@ -1,42 +1,126 @@
-"""The table row of several seeds; the runs themselves are those of test_soak and test_pipeline."""
+"""The rows of several seeds and of cross-validation."""
 
 import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from project import COLOURS, SMALL, tiny_folders
+from sklearn.metrics import f1_score
 
-from benchmarks import seeds
+from benchmarks import folds, runs, seeds
+from benchmarks.runs import Outcome
+from petals.rawdata import Record, open_dataset
+
+
+def scores(f1: float) -> Outcome:
+    return Outcome({"macro_f1": f1, "nll": 0.25}, [], 90.0)
 
 
 def test_a_row_has_mean_and_deviation_over_the_seeds(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def run(knobs: dict[str, str]) -> tuple[dict[str, float], float]:
-        asked.append(knobs)
-        return {"macro_f1": 0.9 + 0.01 * int(knobs["seed"]), "nll": 0.25}, 90.0
+    def run(settings: dict[str, str]) -> Outcome:
+        asked.append(settings)
+        return scores(0.9 + 0.01 * int(settings["seed"]))
 
-    monkeypatch.setattr(seeds, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     done = CliRunner().invoke(seeds.main, ["-S", "lr=1e-4", "-S", "data=data/mine", "--seeds", "3"])
     assert done.exit_code == 0, done.output
     deviation = statistics.stdev([0.91, 0.92, 0.93])
     assert (
         done.output.splitlines()[-1] == f"| `-S lr=1e-4 -S data=data/mine` | 0.9200 ± {deviation:.4f} | 0.250 | 1.5 |"
     )
-    assert [knobs["seed"] for knobs in asked] == ["1", "2", "3"]
-    assert asked[0] == {"robustness": "0", "lr": "1e-4", "data": "data/mine", "seed": "1"}
+    assert asked == [{"lr": "1e-4", "data": "data/mine", "seed": str(seed)} for seed in (1, 2, 3)]
 
 
 def test_one_seed_has_no_deviation(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(seeds, "run", lambda knobs: ({"macro_f1": 0.9, "nll": 0.25}, 90.0))
+    monkeypatch.setattr(runs, "run", lambda settings: scores(0.9))
     done = CliRunner().invoke(seeds.main, ["--seeds", "1"])
     assert done.output.splitlines()[-1] == "| `the defaults` | 0.9000 | 0.250 | 1.5 |"
 
 
-def test_a_knob_that_is_not_there_is_named():
-    done = CliRunner().invoke(seeds.main, ["-S", "learning_rate=1"])
+@pytest.mark.parametrize("command", [seeds.main, folds.main])
+def test_a_knob_that_is_not_there_is_named(command: Callable):
+    done = CliRunner().invoke(command, ["-S", "learning_rate=1"])
     assert done.exit_code == 2 and "params.yaml has no learning_rate" in done.output
 
 
-def test_a_setting_without_a_value_is_refused():
-    done = CliRunner().invoke(seeds.main, ["-S", "lr"])
+@pytest.mark.parametrize("command", [seeds.main, folds.main])
+def test_a_setting_without_a_value_is_refused(command: Callable):
+    done = CliRunner().invoke(command, ["-S", "lr"])
     assert done.exit_code == 2 and "KNOB=VALUE" in done.output
+
+
+def records_of(data: str, split: str) -> list[Record]:
+    return [each for source in open_dataset(data, 32, 0.2).splits[split] for each in source.records()]
+
+
+def test_every_labelled_image_is_scored_once_by_a_run_that_has_not_seen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tiny_folders(tmp_path / "data")
+    names, actual, guesses = list(COLOURS), [], []
+
+    def run(settings: dict[str, str]) -> Outcome:
+        val, train = (records_of(settings["data"], split) for split in ("val", "train"))
+        assert {each.id for each in val}.isdisjoint(each.id for each in train)
+        assert len(val) + len(train) == 24 and len({each.label for each in val}) == 3
+        answers = []
+        for number, each in enumerate(val):
+            guess = each.label if number % 5 else 0  # wrong for some
+            answers.append({"actual": names[each.label], "predicted": names[guess]})
+            actual.append(each.label)
+            guesses.append(guess)
+        return Outcome({"macro_f1": 0.5, "nll": 0.1 * len(val)}, answers, 60.0)
+
+    monkeypatch.setattr(runs, "run", run)
+    done = CliRunner().invoke(folds.main, ["-S", f"data={tmp_path / 'data'}", "--folds", "4"])
+    assert done.exit_code == 0, done.output
+    assert Counter(actual) == {0: 8, 1: 8, 2: 8}
+    wrong = np.sum(np.array(actual) != guesses)
+    score = f1_score(actual, guesses, average="macro")
+    line = f"| {score:.4f} | {wrong} mistakes of 24 | 0.600 | 1.0 |"
+    assert wrong and done.output.splitlines()[-1].endswith(line)
+
+
+def test_classes_are_divided_evenly_and_what_is_alike_stays_together():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 6, 400)
+    groups = np.arange(400)
+    for label in range(6):
+        rows = np.flatnonzero(labels == label)
+        groups[rows[1:6]] = rows[0]  # six near-duplicates in each class
+    fold = folds.divide(labels, groups, 5)
+    for group in set(groups):
+        assert len(set(fold[groups == group])) == 1
+    for label in range(6):
+        counts = np.bincount(fold[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    counts = np.bincount(fold, minlength=5)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_near_duplicates_are_alike_across_a_chain_of_them(tmp_path: Path):
+    tiny_folders(tmp_path, each=3)
+    records = records_of(str(tmp_path), "train") + records_of(str(tmp_path), "val")
+    again = [Record(f"copy of {each.id}", each.label, each.data, each.where) for each in records[:2]]
+    groups = folds.alike(records + again + again[:1], 32)
+    assert len(set(groups)) == len(records)
+    assert groups[0] == groups[len(records)] == groups[-1] and groups[1] == groups[len(records) + 1]
+
+
+def test_a_recipe_is_run_up_to_its_scores(tmp_path: Path):
+    tiny_folders(tmp_path / "photographs")
+    settings = SMALL | {"epochs": 1, "robustness": 0, "data": str(tmp_path / "photographs")}
+    (outcome,) = runs.run_all([{knob: str(value) for knob, value in settings.items()}], jobs=1)
+    assert 0 <= outcome.scores["macro_f1"] <= 1 and outcome.seconds > 0
+    assert Counter(row["actual"] for row in outcome.answers) == dict.fromkeys(COLOURS, 2)
+
+
+def test_a_stage_that_fails_is_named_with_what_it_said(tmp_path: Path):
+    done = CliRunner().invoke(seeds.main, ["-S", f"data={tmp_path}", "--seeds", "1"])
+    assert done.exit_code == 1 and "prepare failed" in done.output and "no class folder" in done.output
