@@ -1,8 +1,10 @@
 """The measurements: pairs and their table, growth and its verdict, and one row from end to end."""
 
 import json
+import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -183,3 +185,23 @@ def test_train_is_measured_while_the_stage_runs(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["train 1 True True Kornia's part "], done.stderr
+
+
+def test_the_first_step_of_the_optimiser_is_noted_once(tmp_path: Path):
+    step = """
+        import torch
+        from petals.optim import AdamW
+        weight = torch.nn.Parameter(torch.ones(2, 2))
+        weight.grad = torch.ones(2, 2)
+        optimizer = AdamW([{"params": [weight], "weight_decay": 0.0}], 0.1)
+        optimizer.step()
+        optimizer.step()
+    """
+    path = os.pathsep.join([str(REPOSITORY / "benchmarks" / "startup"), str(REPOSITORY)])
+    noted, began = tmp_path / "first-step", time.time()
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(step), "stages.train"],
+        env=os.environ | {"PYTHONPATH": path, "FIRST_STEP": str(noted)}, check=True,
+    )  # fmt: skip
+    at, imported = map(float, noted.read_text(encoding="utf-8").split())
+    assert began < at < time.time() and 0 < imported < at - began
