@@ -21,7 +21,7 @@ from petals.inference import OUTPUTS, open_session
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import ExportParams, TrainParams, load_params
-from petals.predicting import probabilities
+from petals.predicting import answers
 from stages import evaluate
 
 
@@ -113,7 +113,7 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
         return seconds(session.run, OUTPUTS[:1], {"image": image})
 
     def eager() -> float:
-        return seconds(probabilities, net, [image], device, len(info["classes"]))
+        return seconds(answers, net, [image], device, len(info["classes"]))
 
     onnx(), eager()
     ours, limit = alternate(onnx, eager, pairs)

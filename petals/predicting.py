@@ -32,14 +32,3 @@ def answers(
         return np.empty((0, classes), np.float32), np.empty((0, 0), np.float32)
     scores, features = (np.concatenate(each) for each in zip(*parts, strict=True))
     return scores, features
-
-
-def probabilities(
-    model: Classifier,
-    batches: Iterable[np.ndarray],
-    device: torch.device,
-    classes: int,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> np.ndarray:
-    """Give the probabilities of `answers` alone, float32 N × classes."""
-    return answers(model, batches, device, classes, progress)[0]

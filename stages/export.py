@@ -14,7 +14,7 @@ from petals.inference import OUTPUTS, open_session
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import ExportParams, load_params
-from petals.predicting import probabilities
+from petals.predicting import answers
 from petals.quantisation import Quantiser
 from petals.scores import headline
 from petals.tables import write_json
@@ -52,9 +52,9 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     for each in (seen, split):
         each.check(model, info["classes"], info["image_size"])
     kept_for_drift = read(reference)
-    expected = probabilities(net, split.batches(split.at_once), device, len(info["classes"]))
+    expected, _ = answers(net, split.batches(split.at_once), device, len(info["classes"]))
 
-    def answers(graph: onnx.ModelProto) -> np.ndarray:
+    def ask(graph: onnx.ModelProto) -> np.ndarray:
         session = open_session(graph.SerializeToString(), params.threads)
         batches = split.batches(split.at_once)
         return np.concatenate([session.run(OUTPUTS[:1], {"image": images})[0] for images in batches])
@@ -70,7 +70,7 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
 
     network = onnx_export.network(net)
     full = onnx_export.assemble(network, info)
-    found = answers(full)
+    found = ask(full)
     agreed, difference = agreement(found, expected), float(np.abs(found - expected).max())
     if agreed < LEAST_AGREEMENT:
         raise PetalsError(
@@ -82,7 +82,7 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     quantiser = Quantiser(network, seen.images.read(rows), params.threads)
     for in_float in quantiser.attempts(lambda groups: progress(groups, "layers", "layer")):
         small = onnx_export.assemble(quantiser.quantise(in_float), info)
-        said = answers(small)
+        said = ask(small)
         if info["final"]:
             fall, what = 1 - agreement(said, found), "agreement with fp32 on val"
         else:

@@ -15,7 +15,7 @@ from petals.calibration import class_offsets, fit_temperature, rescale
 from petals.curves import Curves
 from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
 from petals.errors import PetalsError
-from petals.models import weights
+from petals.models import Classifier, weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
@@ -23,6 +23,8 @@ from petals.scores import macro_f1, negative_log_likelihood
 from petals.seeding import seed_for
 from petals.training_images import TrainingImages
 from stages.cli import Interrupt, progress, stage
+
+FINAL = "final: train holds val too, so nothing is watched and the temperature stays 1"
 
 
 @stage(TrainParams, several=True)
@@ -154,16 +156,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         interrupt.leave(stop)
         average.swap()
         bias = net.head.bias.detach().clone()
-        known = data.split if data.split.final else watched
-        scores = group.predict(net, known)
-        counts = np.bincount(data.split.labels, minlength=len(classes))
-        offsets = fit_temperature(known.labels, scores) * class_offsets(counts, params.adjust)
-        net.head.bias.data += torch.from_numpy(offsets).to(bias)
-        if data.split.final:
-            click.echo("final: train holds val too, so nothing is watched and the temperature stays 1")
-        else:
-            net.temperature.fill_(fit_temperature(watched.labels, rescale(scores, 1.0, offsets)))
-            click.echo(f"temperature {net.temperature:.3f}, fitted to val")
+        click.echo(calibrate(net, data.split, watched, group, params.adjust))
         if group.main:
             weights.save(net, classes, model, data.split.final)
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
@@ -184,6 +177,25 @@ def watch(
         "macro_f1": macro_f1(split.labels, scores.argmax(1)),
         "nll": negative_log_likelihood(split.labels, scores),
     }
+
+
+def calibrate(net: Classifier, train: PackedSplit, val: PackedSplit, group: distributed.Group, adjust: float) -> str:
+    """Raise the answers of `net` for rare classes in the bias of its head, and fit its temperature to `val`.
+
+    Says in a line what was fitted. Where `train` holds the images of `val` too, the adjustment goes by the temperature
+    of `train`, and that of `net` stays 1.
+    """
+    offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
+    known = train if train.final else val
+    if train.final and not offsets.any():
+        return FINAL
+    scores = group.predict(net, known)
+    offsets *= fit_temperature(known.labels, scores)
+    net.head.bias.data += torch.from_numpy(offsets).to(net.head.bias)
+    if train.final:
+        return FINAL
+    net.temperature.fill_(fit_temperature(val.labels, rescale(scores, 1.0, offsets)))
+    return f"temperature {net.temperature:.3f}, fitted to val"
 
 
 if __name__ == "__main__":

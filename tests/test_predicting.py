@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from petals.models import Classifier
-from petals.predicting import answers, probabilities
+from petals.predicting import answers
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ class Means(nn.Module):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
 def test_the_softmax_of_the_logits_at_the_temperature_in_order(size: int):
-    found = probabilities(Means(), (IMAGES[at : at + size] for at in range(0, 7, size)), CPU, 3)
+    found = answers(Means(), (IMAGES[at : at + size] for at in range(0, 7, size)), CPU, 3)[0]
     logits = np.exp(IMAGES.mean((1, 2)) / 255 / 0.5)
     assert found.dtype == np.float32
     assert np.allclose(found, logits / logits.sum(1, keepdims=True), atol=1e-6)
@@ -34,24 +34,22 @@ def test_the_softmax_of_the_logits_at_the_temperature_in_order(size: int):
 
 def test_features_come_beside_them():
     scores, features = answers(Means(), [IMAGES[:4], IMAGES[4:]], CPU, 3)
-    assert np.array_equal(scores, probabilities(Means(), [IMAGES], CPU, 3))
+    assert np.array_equal(scores, answers(Means(), [IMAGES], CPU, 3)[0])
     assert features.dtype == np.float32 and np.allclose(features, IMAGES.mean((1, 2)) / 255, atol=1e-6)
 
 
 def test_no_images_have_no_rows():
-    assert probabilities(Means(), [], CPU, 3).shape == (0, 3)
+    assert answers(Means(), [], CPU, 3)[0].shape == (0, 3)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_in_the_mode_it_was(training: bool):
     model = Means().train(training)
-    probabilities(model, [IMAGES], CPU, 3)
+    answers(model, [IMAGES], CPU, 3)
     assert model.training == training
 
 
 def test_progress_sees_each_batch():
     seen = []
-    probabilities(
-        Means(), [IMAGES[:4], IMAGES[4:]], CPU, 3, lambda batches: (seen.append(len(b)) or b for b in batches)
-    )
+    answers(Means(), [IMAGES[:4], IMAGES[4:]], CPU, 3, lambda batches: (seen.append(len(b)) or b for b in batches))
     assert seen == [4, 3]

@@ -83,7 +83,7 @@ def warm_start(model: Classifier, path: str | Path, classes: list[str]) -> str:
 
     The file is one that `save` wrote, or holds the tensors of a backbone alone, their names with or without
     `backbone.` before them. A head is taken where the file names the same classes in the same order; else `model`
-    keeps its own. The position embeddings of a ViT are resized to the grid of `model`, and numbers of half precision
+    keeps its own. The position embeddings of a ViT are resized to the grid of `model`, and floats of another precision
     become those of `model`. Raises PetalsError where the file is missing or broken, or holds another architecture.
     """
     path = Path(path)
