@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,35 +49,42 @@ def told(settings: Mapping[str, str]) -> str:
 
 
 def run_all(recipes: Sequence[Mapping[str, str]], jobs: int) -> Iterator[Outcome]:
-    """What came of each of `recipes`, in order; `jobs` of them run at once."""
-    with ThreadPoolExecutor(jobs) as pool:
+    """What came of each of `recipes`, in order; `jobs` of them run at once.
+
+    All run on copies of the working tree as it is at the beginning, whatever is edited meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="petals-runs-") as scratch, ThreadPoolExecutor(jobs) as pool:
+        roots = [copy(Path(scratch) / f"{number}", settings) for number, settings in enumerate(recipes)]
         try:
-            yield from pool.map(run, recipes)
+            yield from pool.map(run, roots)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def run(settings: Mapping[str, str]) -> Outcome:
-    """Run the stages up to evaluate with `settings`; raises ClickException with what a stage that fails said.
+def copy(root: Path, settings: Mapping[str, str]) -> Path:
+    """Copy the working tree to `root` with `settings`; data and weights that git does not know are links there."""
+    make_workspace(root, {"robustness": "0", **settings})
+    data = read_mapping(root / "params.yaml")["data"]
+    if not (root / data).exists():
+        (root / data).parent.mkdir(parents=True, exist_ok=True)
+        (root / data).symlink_to((REPOSITORY / data).resolve())
+    for path in (REPOSITORY / "data" / "weights").glob("*.safetensors"):
+        (root / "data" / "weights" / path.name).symlink_to(path.resolve())
+    return root
 
-    What git does not know, the data and weights from files, is taken from the working tree where it is.
-    """
-    with tempfile.TemporaryDirectory(prefix="petals-run-") as scratch:
-        root = make_workspace(Path(scratch) / "petals", {"robustness": "0", **settings})
-        data = read_mapping(root / "params.yaml")["data"]
-        if not (root / data).exists():
-            (root / data).parent.mkdir(parents=True, exist_ok=True)
-            (root / data).symlink_to((REPOSITORY / data).resolve())
-        for path in (REPOSITORY / "data" / "weights").glob("*.safetensors"):
-            (root / "data" / "weights" / path.name).symlink_to(path.resolve())
-        environment, seconds = isolate(root), 0.0
-        for stage in STAGES:
-            began = time.monotonic()
-            done = dvc(root, environment, "repro", "--single-item", stage, capture_output=True)
-            if done.returncode:
-                raise click.ClickException(f"{stage} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-            if stage == "train":
-                seconds = time.monotonic() - began
-        scores = json.loads((root / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
-        with (root / "plots" / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            return Outcome(scores, list(csv.DictReader(file)), seconds)
+
+def run(root: Path) -> Outcome:
+    """Run the stages up to evaluate in `root`, and remove it; raises ClickException with what one that fails said."""
+    environment, seconds = isolate(root), 0.0
+    for stage in STAGES:
+        began = time.monotonic()
+        done = dvc(root, environment, "repro", "--single-item", stage, capture_output=True)
+        if done.returncode:
+            raise click.ClickException(f"{stage} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+        if stage == "train":
+            seconds = time.monotonic() - began
+    scores = json.loads((root / "metrics" / "evaluate.json").read_text(encoding="utf-8"))
+    with (root / "plots" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        answers = list(csv.DictReader(file))
+    shutil.rmtree(root)
+    return Outcome(scores, answers, seconds)

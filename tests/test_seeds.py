@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks import folds, runs, seeds
 from benchmarks.runs import Outcome
+from petals.params import read_mapping
 from petals.rawdata import Record, open_dataset
 
 
@@ -23,22 +24,21 @@ def scores(f1: float) -> Outcome:
 def test_a_row_has_mean_and_deviation_over_the_seeds(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def run(settings: dict[str, str]) -> Outcome:
-        asked.append(settings)
-        return scores(0.9 + 0.01 * int(settings["seed"]))
+    def run(root: Path) -> Outcome:
+        settings = read_mapping(root / "params.yaml")
+        asked.append([settings[knob] for knob in ("seed", "lr", "robustness")])
+        return scores(0.9 + 0.01 * settings["seed"])
 
     monkeypatch.setattr(runs, "run", run)
-    done = CliRunner().invoke(seeds.main, ["-S", "lr=1e-4", "-S", "data=data/mine", "--seeds", "3"])
+    done = CliRunner().invoke(seeds.main, ["-S", "lr=1e-4", "-S", "epochs=2", "--seeds", "3"])
     assert done.exit_code == 0, done.output
     deviation = statistics.stdev([0.91, 0.92, 0.93])
-    assert (
-        done.output.splitlines()[-1] == f"| `-S lr=1e-4 -S data=data/mine` | 0.9200 ± {deviation:.4f} | 0.250 | 1.5 |"
-    )
-    assert asked == [{"lr": "1e-4", "data": "data/mine", "seed": str(seed)} for seed in (1, 2, 3)]
+    assert done.output.splitlines()[-1] == f"| `-S lr=1e-4 -S epochs=2` | 0.9200 ± {deviation:.4f} | 0.250 | 1.5 |"
+    assert asked == [[1, 1e-4, 0], [2, 1e-4, 0], [3, 1e-4, 0]]
 
 
 def test_one_seed_has_no_deviation(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runs, "run", lambda settings: scores(0.9))
+    monkeypatch.setattr(runs, "run", lambda root: scores(0.9))
     done = CliRunner().invoke(seeds.main, ["--seeds", "1"])
     assert done.output.splitlines()[-1] == "| `the defaults` | 0.9000 | 0.250 | 1.5 |"
 
@@ -65,8 +65,9 @@ def test_every_labelled_image_is_scored_once_by_a_run_that_has_not_seen_it(
     tiny_folders(tmp_path / "data")
     names, actual, guesses = list(COLOURS), [], []
 
-    def run(settings: dict[str, str]) -> Outcome:
-        val, train = (records_of(settings["data"], split) for split in ("val", "train"))
+    def run(root: Path) -> Outcome:
+        data = read_mapping(root / "params.yaml")["data"]
+        val, train = (records_of(data, split) for split in ("val", "train"))
         assert {each.id for each in val}.isdisjoint(each.id for each in train)
         assert len(val) + len(train) == 24 and len({each.label for each in val}) == 3
         answers = []
