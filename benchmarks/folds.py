@@ -63,7 +63,9 @@ def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> tuple[list[
     params, data = load_params(PrepareParams, folder / "params.yaml"), read_mapping(folder / "params.yaml")["data"]
     dataset = open_dataset(REPOSITORY / data, params.image_size, params.val_fraction)
     records = [each for split in ("train", "val") for source in dataset.splits[split] for each in source.records()]
-    fold = divide(np.array([each.label for each in records]), alike(records, params.image_size), folds)
+    groups = alike(records, params.image_size)
+    click.echo(f"{len(records)} labelled images, {len(records) - len(set(groups))} of them near-duplicates of others")
+    fold = divide(np.array([each.label for each in records]), groups, folds)
     sets = [write_set(folder / f"{number}", dataset.classes, records, fold == number) for number in range(folds)]
     return dataset.classes, sets
 

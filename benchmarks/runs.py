@@ -62,9 +62,15 @@ def run_all(recipes: Sequence[Mapping[str, str]], jobs: int) -> Iterator[Outcome
 
 
 def copy(root: Path, settings: Mapping[str, str]) -> Path:
-    """Copy the working tree to `root` with `settings`; data and weights that git does not know are links there."""
+    """Copy the working tree to `root` with `settings`; data and weights that git does not know are links there.
+
+    Raises BadParameter for a knob that is not there, and where there would be nothing to score.
+    """
     make_workspace(root, {"robustness": "0", **settings})
-    data = read_mapping(root / "params.yaml")["data"]
+    params = read_mapping(root / "params.yaml")
+    if params["final"]:
+        raise click.BadParameter("final: true leaves nothing unseen to score; set final=false", param_hint="-S")
+    data = params["data"]
     if not (root / data).exists():
         (root / data).parent.mkdir(parents=True, exist_ok=True)
         (root / data).symlink_to((REPOSITORY / data).resolve())

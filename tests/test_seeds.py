@@ -55,6 +55,13 @@ def test_a_setting_without_a_value_is_refused(command: Callable):
     assert done.exit_code == 2 and "KNOB=VALUE" in done.output
 
 
+@pytest.mark.parametrize("command", [seeds.main, folds.main])
+def test_a_recipe_that_leaves_nothing_to_score_is_refused(command: Callable, tmp_path: Path):
+    tiny_folders(tmp_path)
+    done = CliRunner().invoke(command, ["-S", "final=true", "-S", f"data={tmp_path}"])
+    assert done.exit_code == 2 and "final: true leaves nothing unseen to score" in done.output
+
+
 def records_of(data: str, split: str) -> list[Record]:
     return [each for source in open_dataset(data, 32, 0.2).splits[split] for each in source.records()]
 
