@@ -18,43 +18,47 @@ from petals.rawdata import Record, open_dataset
 from petals.resizing import bicubic
 from petals.scores import macro_f1
 from petals.seeding import seed_for
+from petals.tables import write_csv
 from petals.tfrecord import encode_example, write_records
 
 
 @click.command()
 @recipe_options
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(2), help="Parts, each left out once.")
-def main(settings: dict[str, str], jobs: int, folds: int) -> None:
+@click.option(
+    "--answers", type=click.Path(dir_okay=False, path_type=Path), help="CSV to write with the answer to each image."
+)
+def main(settings: dict[str, str], jobs: int, folds: int, answers: Path | None) -> None:
     """Divide the images of train and val into parts, and score each by a run that learns from the others.
 
     A validation split of two hundred images tells recipes apart by two points at best; all labelled images tell more.
     Classes are divided evenly, and near-duplicates stay together: with one of them in train, the other is no test.
 
     Prints one row of a table: macro F1 over all images, mistakes, and the mean nll and minutes of the train stage.
+    Two recipes are divided alike, so their rows of --answers pair.
     """
     with tempfile.TemporaryDirectory(prefix="petals-folds-") as scratch:
         try:
             names, sets = fold_sets(settings, folds, Path(scratch))
         except PetalsError as error:
             raise click.ClickException(str(error)) from None
-        actual, guesses, nlls, minutes = [], [], [], []
+        rows, nlls, minutes = [], [], []
         for number, outcome in enumerate(run_all([{**settings, "data": str(each)} for each in sets], jobs), 1):
-            truth, guess = ([row[column] for row in outcome.answers] for column in ("actual", "predicted"))
             nll, took = outcome.scores["nll"], outcome.seconds / 60
-            click.echo(f"fold {number}: {mistakes(truth, guess)}, nll {nll:.4f}, {took:.1f} min")
-            actual += truth
-            guesses += guess
-            nlls += [nll] * len(truth)
+            click.echo(f"fold {number}: {mistakes(outcome.answers)}, nll {nll:.4f}, {took:.1f} min")
+            rows += outcome.answers
+            nlls += [nll] * len(outcome.answers)
             minutes.append(took)
+    if answers:
+        write_csv(answers, list(rows[0]), (each.values() for each in rows))
     labels = {name: label for label, name in enumerate(names)}
-    score = macro_f1(*(np.array([labels[name] for name in column]) for column in (actual, guesses)))
-    row = f"{score:.4f} | {mistakes(actual, guesses)} | {statistics.mean(nlls):.3f} | {statistics.mean(minutes):.1f}"
-    click.echo(f"| `{told(settings)}` | {row} |")
+    score = macro_f1(*(np.array([labels[row[column]] for row in rows]) for column in ("actual", "predicted")))
+    found = f"{score:.4f} | {mistakes(rows)} | {statistics.mean(nlls):.3f} | {statistics.mean(minutes):.1f}"
+    click.echo(f"| `{told(settings)}` | {found} |")
 
 
-def mistakes(actual: list[str], guesses: list[str]) -> str:
-    wrong = sum(truth != guess for truth, guess in zip(actual, guesses, strict=True))
-    return f"{wrong} mistakes of {len(actual)}"
+def mistakes(rows: list[dict[str, str]]) -> str:
+    return f"{sum(row['actual'] != row['predicted'] for row in rows)} mistakes of {len(rows)}"
 
 
 def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> tuple[list[str], list[Path]]:

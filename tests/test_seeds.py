@@ -86,13 +86,17 @@ def test_every_labelled_image_is_scored_once_by_a_run_that_has_not_seen_it(
         return Outcome({"macro_f1": 0.5, "nll": 0.1 * len(val)}, answers, 60.0)
 
     monkeypatch.setattr(runs, "run", run)
-    done = CliRunner().invoke(folds.main, ["-S", f"data={tmp_path / 'data'}", "--folds", "4"])
+    written = tmp_path / "answers.csv"
+    options = ["-S", f"data={tmp_path / 'data'}", "--folds", "4", "--answers", str(written)]
+    done = CliRunner().invoke(folds.main, options)
     assert done.exit_code == 0, done.output
     assert Counter(actual) == {0: 8, 1: 8, 2: 8}
     wrong = np.sum(np.array(actual) != guesses)
+    pairs = zip(actual, guesses, strict=True)
     score = f1_score(actual, guesses, average="macro")
     line = f"| {score:.4f} | {wrong} mistakes of 24 | 0.600 | 1.0 |"
     assert wrong and done.output.splitlines()[-1].endswith(line)
+    assert written.read_text().splitlines() == ["actual,predicted", *(f"{names[a]},{names[b]}" for a, b in pairs)]
 
 
 def test_classes_are_divided_evenly_and_what_is_alike_stays_together():
