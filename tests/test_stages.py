@@ -469,7 +469,7 @@ def dwindling() -> Callable[..., dict[str, float]]:
 
 def test_an_export_that_disagrees_is_not_written(trained, monkeypatch):
     done(evaluate, *EVALUATE)
-    honest = export.probabilities
-    monkeypatch.setattr(export, "probabilities", lambda *arguments: honest(*arguments)[:, ::-1])
+    honest = export.answers
+    monkeypatch.setattr(export, "answers", lambda *arguments: [each[:, ::-1] for each in honest(*arguments)])
     assert "not written" in refused(export, *EXPORT)
     assert not Path("models/model.onnx").exists() and not Path("metrics/export.json").exists()
