@@ -21,6 +21,8 @@ from petals.seeding import seed_for
 from petals.tables import write_csv
 from petals.tfrecord import encode_example, write_records
 
+SIZE = 224  # px, at which images are compared, whatever size a recipe has
+
 
 @click.command()
 @recipe_options
@@ -31,11 +33,13 @@ from petals.tfrecord import encode_example, write_records
 def main(settings: dict[str, str], jobs: int, folds: int, answers: Path | None) -> None:
     """Divide the images of train and val into parts, and score each by a run that learns from the others.
 
-    A validation split of two hundred images tells recipes apart by two points at best; all labelled images tell more.
-    Classes are divided evenly, and near-duplicates stay together: with one of them in train, the other is no test.
+    A validation split of two hundred images cannot tell recipes apart that differ by less than two points; all labelled
+    images tell more. Classes are divided evenly, and near-duplicates stay together: with one of them in train, the
+    other is no test. Temperature and adjustment of rare classes are fitted to the part that is left out, as they are to
+    val.
 
     Prints one row of a table: macro F1 over all images, mistakes, and the mean nll and minutes of the train stage.
-    Two recipes are divided alike, so their rows of --answers pair.
+    Recipes with the same photographs and val_fraction are divided alike, so that their rows of --answers pair.
     """
     with tempfile.TemporaryDirectory(prefix="petals-folds-") as scratch:
         try:
@@ -67,19 +71,20 @@ def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> tuple[list[
     params, data = load_params(PrepareParams, folder / "params.yaml"), read_mapping(folder / "params.yaml")["data"]
     dataset = open_dataset(REPOSITORY / data, params.image_size, params.val_fraction)
     records = [each for split in ("train", "val") for source in dataset.splits[split] for each in source.records()]
-    groups = alike(records, params.image_size)
-    click.echo(f"{len(records)} labelled images, {len(records) - len(set(groups))} of them near-duplicates of others")
+    groups = alike(records)
+    twins = (np.bincount(groups)[groups] > 1).sum()
+    click.echo(f"{len(records)} labelled images, {twins} of them near-duplicates of others")
     fold = divide(np.array([each.label for each in records]), groups, folds)
     sets = [write_set(folder / f"{number}", dataset.classes, records, fold == number) for number in range(folds)]
     return dataset.classes, sets
 
 
-def alike(records: list[Record], image_size: int) -> np.ndarray:
-    """A number for each of `records` (int, N), the same for near-duplicates, as prepare finds them."""
-    squares = (square(decode(each.data, each.where), image_size, bicubic) for each in records)
+def alike(records: list[Record]) -> np.ndarray:
+    """A number for each of `records` (int, N), the same for near-duplicates, and for what is linked by these."""
+    squares = (square(decode(each.data, each.where), SIZE, bicubic) for each in records)
     thumbnails = np.stack([thumbnail(each) for each in squares])
     groups = np.arange(len(records))
-    for i, j, _ in near_duplicates(thumbnails):
+    for i, j, _ in near_duplicates(thumbnails, most=len(records)):
         groups[groups == groups[j]] = groups[i]
     return groups
 
@@ -87,8 +92,8 @@ def alike(records: list[Record], image_size: int) -> np.ndarray:
 def divide(labels: np.ndarray, groups: np.ndarray, folds: int) -> np.ndarray:
     """The fold of each image (int, N): what has one number in `groups` in one fold, each class over all of them.
 
-    Groups are taken in an order of chance, each to the fold that has the fewest images of its class, or of all where
-    these are as many.
+    Class by class, groups come in an order of chance, each to the fold that has the fewest images of its class, or of
+    all where these are as many. The class of a group is that of its first image.
     """
     fold = np.empty(len(labels), int)
     here: Counter[tuple[int, int]] = Counter()

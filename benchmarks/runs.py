@@ -40,7 +40,10 @@ def recipe_options(command: Callable) -> Callable:
 def _knobs(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     if malformed := [each for each in values if "=" not in each]:
         raise click.BadParameter(f"{malformed[0]} is not KNOB=VALUE", param_hint="-S")
-    return dict(each.split("=", 1) for each in values)
+    knobs = dict(each.split("=", 1) for each in values)
+    if str(knobs.get("final", read_mapping(REPOSITORY / "params.yaml")["final"])).lower() == "true":
+        raise click.BadParameter("final: true leaves nothing unseen to score; set final=false", param_hint="-S")
+    return knobs
 
 
 def told(settings: Mapping[str, str]) -> str:
@@ -51,7 +54,8 @@ def told(settings: Mapping[str, str]) -> str:
 def run_all(recipes: Sequence[Mapping[str, str]], jobs: int) -> Iterator[Outcome]:
     """What came of each of `recipes`, in order; `jobs` of them run at once.
 
-    All run on copies of the working tree as it is at the beginning, whatever is edited meanwhile.
+    All run on copies of the working tree as it is at the beginning, whatever is edited meanwhile; what git does not
+    know, data and weights, is linked and not copied.
     """
     with tempfile.TemporaryDirectory(prefix="petals-runs-") as scratch, ThreadPoolExecutor(jobs) as pool:
         roots = [copy(Path(scratch) / f"{number}", settings) for number, settings in enumerate(recipes)]
@@ -64,13 +68,12 @@ def run_all(recipes: Sequence[Mapping[str, str]], jobs: int) -> Iterator[Outcome
 def copy(root: Path, settings: Mapping[str, str]) -> Path:
     """Copy the working tree to `root` with `settings`; data and weights that git does not know are links there.
 
-    Raises BadParameter for a knob that is not there, and where there would be nothing to score.
+    Raises BadParameter for a knob or data that are not there.
     """
     make_workspace(root, {"robustness": "0", **settings})
-    params = read_mapping(root / "params.yaml")
-    if params["final"]:
-        raise click.BadParameter("final: true leaves nothing unseen to score; set final=false", param_hint="-S")
-    data = params["data"]
+    data = read_mapping(root / "params.yaml")["data"]
+    if not (REPOSITORY / data).exists():
+        raise click.BadParameter(f"data: there is no {data}", param_hint="-S")
     if not (root / data).exists():
         (root / data).parent.mkdir(parents=True, exist_ok=True)
         (root / data).symlink_to((REPOSITORY / data).resolve())

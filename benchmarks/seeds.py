@@ -15,6 +15,8 @@ def main(settings: dict[str, str], jobs: int, seeds: int) -> None:
 
     The minutes are those of the train stage.
     """
+    if "seed" in settings:
+        raise click.BadParameter("seed is set by --seeds", param_hint="-S")
     runs = []
     for seed, outcome in enumerate(run_all([{**settings, "seed": str(seed + 1)} for seed in range(seeds)], jobs), 1):
         scores, minutes = outcome.scores, outcome.seconds / 60

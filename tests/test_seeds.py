@@ -1,5 +1,6 @@
 """The rows of several seeds and of cross-validation."""
 
+import csv
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -55,6 +56,18 @@ def test_a_setting_without_a_value_is_refused(command: Callable):
     assert done.exit_code == 2 and "KNOB=VALUE" in done.output
 
 
+def test_a_seed_beside_the_seeds_is_refused():
+    done = CliRunner().invoke(seeds.main, ["-S", "seed=5"])
+    assert done.exit_code == 2 and "seed is set by --seeds" in done.output
+
+
+@pytest.mark.parametrize("command", [seeds.main, folds.main])
+def test_data_that_are_not_there_are_named(command: Callable, tmp_path: Path):
+    missing = tmp_path / "none" / "at all"
+    done = CliRunner().invoke(command, ["-S", f"data={missing}"])
+    assert done.exit_code and str(missing) in done.output.replace("\n", "") and not missing.parent.exists()
+
+
 @pytest.mark.parametrize("command", [seeds.main, folds.main])
 def test_a_recipe_that_leaves_nothing_to_score_is_refused(command: Callable, tmp_path: Path):
     tiny_folders(tmp_path)
@@ -70,33 +83,41 @@ def test_every_labelled_image_is_scored_once_by_a_run_that_has_not_seen_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     tiny_folders(tmp_path / "data")
-    names, actual, guesses = list(COLOURS), [], []
+    daisy = tmp_path / "data" / "daisy"
+    (daisy / "again.jpg").write_bytes((daisy / "daisy 3.jpg").read_bytes())
+    names = list(COLOURS)
 
     def run(root: Path) -> Outcome:
         data = read_mapping(root / "params.yaml")["data"]
         val, train = (records_of(data, split) for split in ("val", "train"))
-        assert {each.id for each in val}.isdisjoint(each.id for each in train)
-        assert len(val) + len(train) == 24 and len({each.label for each in val}) == 3
-        answers = []
-        for number, each in enumerate(val):
-            guess = each.label if number % 5 else 0  # wrong for some
-            answers.append({"actual": names[each.label], "predicted": names[guess]})
-            actual.append(each.label)
-            guesses.append(guess)
+        ids = {each.id for each in val}
+        assert len(val) + len(train) == 25 and ids.isdisjoint(each.id for each in train)
+        assert {each.label for each in val} == {0, 1, 2} and len(ids & {"again", "daisy 3"}) in (0, 2)
+        guesses = [each.label if number % 5 else 0 for number, each in enumerate(val)]  # some are wrong
+        answers = [
+            {"id": each.id, "actual": names[each.label], "predicted": names[guess]}
+            for each, guess in zip(val, guesses, strict=True)
+        ]
         return Outcome({"macro_f1": 0.5, "nll": 0.1 * len(val)}, answers, 60.0)
 
     monkeypatch.setattr(runs, "run", run)
     written = tmp_path / "answers.csv"
-    options = ["-S", f"data={tmp_path / 'data'}", "--folds", "4", "--answers", str(written)]
+    options = ["-S", f"data={tmp_path / 'data'}", "--folds", "4", "--jobs", "2", "--answers", str(written)]
     done = CliRunner().invoke(folds.main, options)
     assert done.exit_code == 0, done.output
-    assert Counter(actual) == {0: 8, 1: 8, 2: 8}
-    wrong = np.sum(np.array(actual) != guesses)
-    pairs = zip(actual, guesses, strict=True)
+    assert "25 labelled images, 2 of them near-duplicates" in done.output
+    with written.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["id"] for row in rows}) == len(rows) == 25
+    actual, guesses = ([row[column] for row in rows] for column in ("actual", "predicted"))
     score = f1_score(actual, guesses, average="macro")
-    line = f"| {score:.4f} | {wrong} mistakes of 24 | 0.600 | 1.0 |"
-    assert wrong and done.output.splitlines()[-1].endswith(line)
-    assert written.read_text().splitlines() == ["actual,predicted", *(f"{names[a]},{names[b]}" for a, b in pairs)]
+    wrong = sum(a != b for a, b in zip(actual, guesses, strict=True))
+    sizes = [int(line.split(" of ")[1].split(",")[0]) for line in done.output.splitlines() if line.startswith("fold")]
+    assert len(set(sizes)) > 1
+    nll = sum(0.1 * size * size for size in sizes) / 25
+    assert wrong and done.output.splitlines()[-1].endswith(
+        f"| {score:.4f} | {wrong} mistakes of 25 | {nll:.3f} | 1.0 |"
+    )
 
 
 def test_classes_are_divided_evenly_and_what_is_alike_stays_together():
@@ -116,13 +137,19 @@ def test_classes_are_divided_evenly_and_what_is_alike_stays_together():
     assert counts.max() - counts.min() <= 1
 
 
-def test_near_duplicates_are_alike_across_a_chain_of_them(tmp_path: Path):
+def test_what_is_linked_by_near_duplicates_is_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny_folders(tmp_path, each=3)
     records = records_of(str(tmp_path), "train") + records_of(str(tmp_path), "val")
-    again = [Record(f"copy of {each.id}", each.label, each.data, each.where) for each in records[:2]]
-    groups = folds.alike(records + again + again[:1], 32)
-    assert len(set(groups)) == len(records)
-    assert groups[0] == groups[len(records)] == groups[-1] and groups[1] == groups[len(records) + 1]
+    monkeypatch.setattr(folds, "near_duplicates", lambda thumbnails, most: [(0, 2, 1.0), (1, 2, 1.0), (4, 5, 1.0)])
+    groups = folds.alike(records)
+    assert groups[0] == groups[1] == groups[2] and groups[4] == groups[5] and len(set(groups)) == len(records) - 3
+
+
+def test_many_copies_of_one_image_are_all_alike(tmp_path: Path):
+    tiny_folders(tmp_path, each=3)
+    records = records_of(str(tmp_path), "train")
+    groups = folds.alike([*records, *[records[0]] * 8])
+    assert len(set(groups)) == len(records) and set(groups[len(records) :]) == {groups[0]}
 
 
 def test_a_recipe_is_run_up_to_its_scores(tmp_path: Path):
