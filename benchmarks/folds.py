@@ -43,7 +43,7 @@ def main(settings: dict[str, str], jobs: int, folds: int, answers: Path | None) 
     """
     with tempfile.TemporaryDirectory(prefix="petals-folds-") as scratch:
         try:
-            names, sets = fold_sets(settings, folds, Path(scratch))
+            sets = fold_sets(settings, folds, Path(scratch))
         except PetalsError as error:
             raise click.ClickException(str(error)) from None
         rows, nlls, minutes = [], [], []
@@ -53,20 +53,20 @@ def main(settings: dict[str, str], jobs: int, folds: int, answers: Path | None) 
             rows += outcome.answers
             nlls += [nll] * len(outcome.answers)
             minutes.append(took)
-    if answers:
-        write_csv(answers, list(rows[0]), (each.values() for each in rows))
-    labels = {name: label for label, name in enumerate(names)}
-    score = macro_f1(*(np.array([labels[row[column]] for row in rows]) for column in ("actual", "predicted")))
+    _, labels = np.unique([[row["actual"], row["predicted"]] for row in rows], return_inverse=True)
+    score = macro_f1(*labels.reshape(len(rows), 2).T)
     found = f"{score:.4f} | {mistakes(rows)} | {statistics.mean(nlls):.3f} | {statistics.mean(minutes):.1f}"
     click.echo(f"| `{told(settings)}` | {found} |")
+    if answers:
+        write_csv(answers, list(rows[0]), (each.values() for each in rows))
 
 
 def mistakes(rows: list[dict[str, str]]) -> str:
     return f"{sum(row['actual'] != row['predicted'] for row in rows)} mistakes of {len(rows)}"
 
 
-def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> tuple[list[str], list[Path]]:
-    """Write a data set for each fold below `folder`, whose val is that fold; gives the classes' names, and the sets."""
+def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> list[Path]:
+    """Write a data set for each fold below `folder`, whose val is that fold; raises PetalsError for data at fault."""
     put_params(folder, settings)
     params, data = load_params(PrepareParams, folder / "params.yaml"), read_mapping(folder / "params.yaml")["data"]
     dataset = open_dataset(REPOSITORY / data, params.image_size, params.val_fraction)
@@ -75,8 +75,7 @@ def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> tuple[list[
     twins = (np.bincount(groups)[groups] > 1).sum()
     click.echo(f"{len(records)} labelled images, {twins} of them near-duplicates of others")
     fold = divide(np.array([each.label for each in records]), groups, folds)
-    sets = [write_set(folder / f"{number}", dataset.classes, records, fold == number) for number in range(folds)]
-    return dataset.classes, sets
+    return [write_set(folder / f"{number}", dataset.classes, records, fold == number) for number in range(folds)]
 
 
 def alike(records: list[Record]) -> np.ndarray:
@@ -109,18 +108,20 @@ def divide(labels: np.ndarray, groups: np.ndarray, folds: int) -> np.ndarray:
 
 
 def write_set(folder: Path, classes: list[str], records: list[Record], out: np.ndarray) -> Path:
-    """Write `records` as a data set in Kaggle's layout: those that are `out` (bool, N) are val, the others train."""
+    """Write `records` as a data set in Kaggle's layout: those that are `out` (bool, N) are val, the others train.
+
+    The size in its names means nothing: there is one only, so that prepare takes it for any `image_size`.
+    """
     folder.mkdir()
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     for split, rows in (("train", np.flatnonzero(~out)), ("val", np.flatnonzero(out))):
         path = folder / "tfrecords-jpeg-512x512" / split / f"00-512x512-{len(rows)}.tfrec"
         path.parent.mkdir(parents=True)
-        write_records(path, (_example(records[row]) for row in rows))
+        chosen = (records[row] for row in rows)
+        write_records(
+            path, (encode_example({"image": each.data, "id": each.id.encode(), "class": each.label}) for each in chosen)
+        )
     return folder
-
-
-def _example(record: Record) -> bytes:
-    return encode_example({"image": record.data, "id": record.id.encode(), "class": record.label})
 
 
 if __name__ == "__main__":

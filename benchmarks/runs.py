@@ -59,10 +59,7 @@ def run_all(recipes: Sequence[Mapping[str, str]], jobs: int) -> Iterator[Outcome
     """
     with tempfile.TemporaryDirectory(prefix="petals-runs-") as scratch, ThreadPoolExecutor(jobs) as pool:
         roots = [copy(Path(scratch) / f"{number}", settings) for number, settings in enumerate(recipes)]
-        try:
-            yield from pool.map(run, roots)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from pool.map(run, roots)
 
 
 def copy(root: Path, settings: Mapping[str, str]) -> Path:
