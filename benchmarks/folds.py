@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.runs import recipe_options, run_all, told
 from benchmarks.workspace import REPOSITORY, put_params
-from petals.duplicates import near_duplicates, thumbnail
+from petals.duplicates import near_duplicates, thumbnails
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.params import PrepareParams, load_params, read_mapping
@@ -81,9 +81,9 @@ def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> list[Path]:
 def alike(records: list[Record]) -> np.ndarray:
     """A number for each of `records` (int, N), the same for near-duplicates, and for what is linked by these."""
     squares = (square(decode(each.data, each.where), SIZE, bicubic) for each in records)
-    thumbnails = np.stack([thumbnail(each) for each in squares])
+    small = np.concatenate([thumbnails(each[None]) for each in squares])
     groups = np.arange(len(records))
-    for i, j, _ in near_duplicates(thumbnails, most=len(records)):
+    for i, j, _ in near_duplicates(small, most=len(records)):
         groups[groups == groups[j]] = groups[i]
     return groups
 

@@ -15,7 +15,7 @@ from petals.tables import write_json
 
 RECORD = "machine.json"
 LOCK = "dvc.lock"
-LIBRARIES = ("torch", "numpy", "kornia", "kornia_rs", "pillow", "onnx", "onnxscript", "onnxruntime")
+LIBRARIES = ("torch", "numpy", "kornia", "kornia_rs", "simplejpeg", "pillow", "onnx", "onnxscript", "onnxruntime")
 FLAGS = ("fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")  # that PyTorch's kernels choose by
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from petals import images, resizing
-from petals.duplicates import thumbnail
+from petals.duplicates import THUMBNAIL, thumbnails
 from petals.files import replacing
 from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
@@ -109,7 +109,7 @@ def pack_sources(
 
 def pack_source(job: Job) -> Packed:
     shards, ready = Shards(job.folder, "r+"), Parts(job.parts)
-    ids, places, labels, thumbnails, keys = [], [], [], [], []
+    ids, places, labels, small, keys = [], [], [], [np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)], []
 
     def pixels(record: Record) -> np.ndarray:
         """The square of `record`, of which all else is noted."""
@@ -121,12 +121,12 @@ def pack_source(job: Job) -> Packed:
             found = ready.find(keys[-1:])
             if found is not None:
                 return found[0]
-        return square(decode(record.data, record.where), job.image_size, bicubic)
+        return square(decode(record.data, record.where, job.image_size), job.image_size, bicubic)
 
     records, row = job.source.records(), job.start
     while squares := [pixels(record) for record in islice(records, TOGETHER)]:
-        thumbnails += [thumbnail(image) for image in squares]
-        shards.write(row, np.stack(squares))
-        row += len(squares)
-    thumbnails = np.asarray(thumbnails, np.uint8).reshape(-1, 16, 16, 3)
-    return Packed(ids, places, np.asarray(labels, np.int64), thumbnails, keys, ready.used)
+        images = np.stack(squares)
+        small.append(thumbnails(images))
+        shards.write(row, images)
+        row += len(images)
+    return Packed(ids, places, np.asarray(labels, np.int64), np.concatenate(small), keys, ready.used)

@@ -20,7 +20,8 @@ from petals.errors import PetalsError
 from petals.packed import Shards
 
 KEY_BYTES = 16
-LIBRARIES = ("torch", "kornia", "numpy", "kornia_rs", "pillow")  # which another version of may change a pixel
+# Another version of which may change a pixel.
+LIBRARIES = ("torch", "kornia", "numpy", "kornia_rs", "simplejpeg", "pillow")
 
 
 class Part(NamedTuple):

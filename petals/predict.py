@@ -40,7 +40,7 @@ def read(path: Path, size: int) -> np.ndarray:
         raise PetalsError(f"{shown(path)}: not found") from None
     except OSError as error:
         raise PetalsError(f"{shown(path)}: cannot be read: {error.strerror}") from None
-    return square(decode(data, shown(path)), size)
+    return square(decode(data, shown(path), size), size)
 
 
 def predict(model: Model, paths: tuple[Path, ...]) -> Iterator[tuple[Path, list[tuple[str, float]]] | PetalsError]:

@@ -15,7 +15,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 LARGE = 2_000_000  # pixels: a larger image is decoded alone, and holds up no batch
 SEGMENTS = 1_000  # of a JPEG before its pixels; cameras write about twenty
 SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels
-PASSES = 12  # over `max_pixels`, by all scans together: the decoder lets no other thread run meanwhile
+PASSES = 12  # over `max_pixels`, by all scans together
 CHUNKS = 20_000  # of a PNG; 16 MB have 2,000 as libpng cuts them
 _JPEG, _SCAN, _PNG = b"\xff\xd8", b"\xff\xda", b"\x89PNG\r\n\x1a\n"
 
@@ -38,7 +38,7 @@ def read(data: bytes, where: str, size: int, max_pixels: int, large: bool = Fals
     if pixels > LARGE and not large:
         raise Large
     try:
-        return square(decode(data, where), size)
+        return square(decode(data, where, size), size)
     except PetalsError:
         raise damaged(where) from None
 

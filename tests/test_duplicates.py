@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from petals import duplicates
-from petals.duplicates import THRESHOLD, near_duplicates, thumbnail
+from petals.duplicates import THRESHOLD, near_duplicates, thumbnails
 from petals.images import decode
 from petals.rawdata import open_dataset
 
@@ -21,12 +21,12 @@ def picture(seed: int, size: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 32), (17, 100), (31, 331)])
 def test_a_thumbnail_is_the_mean_of_each_cell_of_a_grid(height: int, width: int):
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found = thumbnail(image)
-    assert found.shape == (16, 16, 3) and found.dtype == np.uint8
-    for y, x in [(0, 0), (7, 3), (15, 15)]:
-        cell = image[y * height // 16 : (y + 1) * height // 16, x * width // 16 : (x + 1) * width // 16]
-        assert found[y, x].tolist() == cell.reshape(-1, 3).mean(0).astype(int).tolist()
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    found = thumbnails(images)
+    assert found.shape == (2, 16, 16, 3) and found.dtype == np.uint8
+    for image, y, x in [(0, 0, 0), (1, 7, 3), (1, 15, 15)]:
+        cell = images[image, y * height // 16 : (y + 1) * height // 16, x * width // 16 : (x + 1) * width // 16]
+        assert found[image, y, x].tolist() == cell.reshape(-1, 3).mean(0).astype(int).tolist()
 
 
 def test_the_pairs_are_those_that_numpy_finds(monkeypatch: pytest.MonkeyPatch):
@@ -53,7 +53,7 @@ def test_the_same_photograph_saved_otherwise_is_found():
     image.save(poor, "JPEG", quality=20)
     variants = [np.asarray(each) for each in (image, brighter, small, Image.open(poor))]
     others = [picture(seed) for seed in range(2, 6)]
-    found = near_duplicates(np.stack([thumbnail(each) for each in variants + others]))
+    found = near_duplicates(np.concatenate([thumbnails(each[None]) for each in variants + others]))
     assert [pair[:2] for pair in found] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 
 
@@ -74,7 +74,8 @@ def test_plain_greys_match_nothing():
 def test_the_near_duplicates_of_the_oxford_flowers_are_all_in_train(shared_data: Path):
     splits = open_dataset(shared_data / "oxford17", 192, 0.2).splits
     records = [(split, each) for split in splits for source in splits[split] for each in source.records()]
-    found = near_duplicates(np.stack([thumbnail(decode(record.data, record.where)) for _, record in records]))
+    photographs = np.stack([decode(record.data, record.where) for _, record in records])
+    found = near_duplicates(thumbnails(photographs))
     assert len(found) == 69
     assert {(records[i][0], records[j][0]) for i, j, _ in found} == {("train", "train")}
     assert sum(correlation > 0.99 for _, _, correlation in found) >= 67

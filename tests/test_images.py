@@ -65,6 +65,47 @@ def test_jpeg_has_the_pixels_that_pillow_finds(size: tuple[int, int], options: d
     np.testing.assert_array_equal(pixels, by_pillow(data))
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("height", "width", "least", "parts"),
+    [
+        (480, 640, 480, 1),
+        (480, 640, 241, 1),
+        (480, 640, 240, 2),
+        (480, 640, 61, 4),
+        (480, 640, 60, 8),
+        (480, 640, 1, 8),  # libjpeg's last
+        (484, 640, 60, 4),  # an eighth would be 60.5 high
+        (480, 641, 60, 1),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_is_decoded_no_larger_than_it_is_needed(
+    height: int, width: int, least: int, parts: int, mode: str, orientation: int
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photograph(height, width).convert(mode), "JPEG", quality=95, exif=exif)
+    pixels, whole = decode(data, "here", least), decode(data, "here")
+    assert pixels.flags.c_contiguous and pixels.flags.writeable
+    assert pixels.shape == (whole.shape[0] // parts, whole.shape[1] // parts, 3)
+    mean = whole.reshape(pixels.shape[0], parts, pixels.shape[1], parts, 3).mean((1, 3))
+    assert np.abs(pixels - mean).mean() < 1  # of 255
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_only_jpeg_can_be_reduced_while_it_is_decoded(format: str):
+    assert decode(encoded(photograph(480, 640), format), "here", 60).shape == (480, 640, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_reduced_jpeg_is_refused_where_it_ends_too_early(options: dict):
+    data = encoded(photograph(480, 640), "JPEG", **options)
+    for length in [*range(len(data) // 8, len(data), len(data) // 8), len(data) - 1]:
+        with pytest.raises(PetalsError, match="here: the image is damaged or cut short"):
+            decode(data[:length], "here", 60)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_turns_the_image_upright(orientation: int, format: str):
@@ -216,7 +257,7 @@ def test_a_header_that_claims_too_much_is_refused(data: bytes, monkeypatch: pyte
     def never(*_: object) -> None:
         raise AssertionError("pixels were decoded")
 
-    monkeypatch.setattr("petals.images.decode_image_jpegturbo", never)
+    monkeypatch.setattr("petals.images.decode_jpeg", never)
     monkeypatch.setattr("petals.images._to_rgb", never)
     assert "claims more than 100 million pixels" in fault(data)
 
@@ -273,3 +314,14 @@ def test_real_photographs_have_the_pixels_that_pillow_finds(shared_data: Path):
     for _, payload in read_records(path):
         data = decode_example(payload)["image"][0]
         np.testing.assert_array_equal(decode(data, "here"), by_pillow(data))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("size", [64, 128, 224])
+def test_of_real_photographs_reduced_decoding_is_hardly_seen(shared_data: Path, size: int):
+    """At 40 dB two pictures look alike."""
+    path = shared_data / "oxford17-large" / "tfrecords-jpeg-512x512" / "val" / "00-512x512-17.tfrec"
+    for _, payload in read_records(path):
+        data = decode_example(payload)["image"][0]
+        reduced, whole = (square(decode(data, "here", least), size).astype(float) for least in (size, None))
+        assert 10 * np.log10(255**2 / np.mean((reduced - whole) ** 2)) > 36

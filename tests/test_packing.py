@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import petals.packed
-from petals.duplicates import thumbnail
+from petals.duplicates import thumbnails
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.packed import PackedSplit
@@ -59,12 +59,12 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
     packed = pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, map)
     split = PackedSplit(tmp_path / "train")
-    expected = np.stack([square(decode(jpeg(n), "here"), SIZE, bicubic) for n in range(13)])
+    expected = np.stack([square(decode(jpeg(n), "here", SIZE), SIZE, bicubic) for n in range(13)])
     assert np.array_equal(split.images.read(range(13)), expected)
     assert split.ids == packed.ids == [f"é{n}" for n in range(13)]
     assert split.labels.tolist() == packed.labels.tolist() == [n % 3 for n in range(13)]
     assert split.classes == ["iris", "daisy", "rose"] and split.image_size == SIZE
-    assert np.array_equal(packed.thumbnails, np.stack([thumbnail(image) for image in expected]))
+    assert np.array_equal(packed.thumbnails, thumbnails(expected))
 
 
 def test_one_worker_and_three_write_the_same_bytes(tmp_path: Path):
@@ -93,7 +93,8 @@ def test_what_parts_hold_is_not_decoded_again(tmp_path: Path, monkeypatch: pytes
     whole = pack(raw, "train", tmp_path / "whole", SIZE, map)
     count = pack_part(raw, Part(*share), tmp_path / "out", SIZE, map)
     decoded = []
-    monkeypatch.setattr(petals.packing, "decode", lambda data, where: decoded.append(where) or decode(data, where))
+    noted = lambda data, where, least: decoded.append(where) or decode(data, where, least)  # noqa: E731
+    monkeypatch.setattr(petals.packing, "decode", noted)
     joined = pack(raw, "train", tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out"))
     assert hashes(tmp_path / "joined") == hashes(tmp_path / "whole") and joined.ids == whole.ids
     assert len(decoded) == 13 - joined.ready and joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]
