@@ -187,11 +187,10 @@ def calibrate(net: Classifier, train: PackedSplit, val: PackedSplit, group: dist
     """
     offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
     known = train if train.final else val
-    if train.final and not offsets.any():
-        return FINAL
-    scores = group.predict(net, known)
-    offsets *= fit_temperature(known.labels, scores)
-    net.head.bias.data += torch.from_numpy(offsets).to(net.head.bias)
+    if offsets.any() or not train.final:
+        scores = group.predict(net, known)
+        offsets *= fit_temperature(known.labels, scores)
+        net.head.bias.data += torch.from_numpy(offsets).to(net.head.bias)
     if train.final:
         return FINAL
     net.temperature.fill_(fit_temperature(val.labels, rescale(scores, 1.0, offsets)))
