@@ -481,7 +481,8 @@ def test_nothing_is_frozen_unless_asked():
         ("efficientnet_lite0", 224, 0.8, 176),
         ("efficientnet_lite0", 96, 1.0, 96),
         ("efficientnet_lite0", 40, 1.0, 40),  # never more than there is
-        ("efficientnet_lite0", 64, 0.1, 32),  # nor less than the model can take
+        ("efficientnet_lite0", 64, 0.7, 64),
+        ("efficientnet_lite0", 160, 0.7, 128),  # nor so little that the flowers are lost
         ("vit_ti_16", 160, 0.8, 160),
     ],
 )

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from petals import architectures
-from petals.architectures import ARCHITECTURES
 from petals.models import efficientnet_lite, transformers
 
 Triple = tuple[float, float, float]
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+LEAST_TO_TRAIN = 128  # pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -141,12 +141,12 @@ def train_size(spec: ModelSpec, image_size: int, share: float) -> int:
 
     Objects look smaller in whole photographs than in the crops that training shows, so that a network is right more
     often when it is evaluated at a larger size than it learned at (Touvron et al., "Fixing the train-test resolution
-    discrepancy", NeurIPS 2019). A model that takes one size only is trained at that.
+    discrepancy", NeurIPS 2019). What is lost of small images costs more than that, so none is made smaller than
+    LEAST_TO_TRAIN. A model that takes one size only is trained at that.
     """
     if share == 1 or not spec.any_size:
         return image_size
-    size = max(16 * round(share * image_size / 16), ARCHITECTURES[spec.name].min_size)
-    return min(size, image_size)
+    return min(max(16 * round(share * image_size / 16), LEAST_TO_TRAIN), image_size)
 
 
 def create(name: str, num_classes: int, image_size: int, pretrained: bool) -> Classifier:
