@@ -63,7 +63,8 @@ def main(model: Path, data: Path) -> None:
     try:
         sources = open_dataset(data, 1, 0.2).splits["val"]
         size = Served(model, BATCH).image_size
-        images = [square(decode(record.data, record.where), size) for source in sources for record in source.records()]
+        records = [record for source in sources for record in source.records()]
+        images = [square(decode(record.data, record.where, size), size) for record in records]
     except PetalsError as error:
         raise click.ClickException(str(error)) from None
     click.echo(

@@ -131,7 +131,7 @@ def huge_png(side: int) -> bytes:
 def load(path: Path, pictures: Sequence[bytes]) -> None:
     global one, many, images
     one, many = Model.open(path, threads=SERVICE.threads), Model.open(path, threads=1)
-    images = np.stack([square(decode(each, "image"), one.image_size) for each in pictures])
+    images = np.stack([square(decode(each, "image", one.image_size), one.image_size) for each in pictures])
 
 
 def measure() -> np.ndarray:

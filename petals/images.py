@@ -29,8 +29,9 @@ def decode(data: bytes, where: str, least: int | None = None) -> np.ndarray:
     """Decode a JPEG, PNG or WebP image (of an animation, the first frame) to uint8 H × W × 3, RGB.
 
     Turned upright as its EXIF orientation says; grey and CMYK become RGB, 16 bits become 8, and what is transparent is
-    laid on white. Colour profiles are not applied. With `least`, a JPEG may come at a half, a quarter or an eighth of
-    its size, the shorter side still of `least` pixels: for what is made smaller anyway, in a fraction of the time.
+    laid on white. Colour profiles are not applied. With `least`, a JPEG comes at a half, a quarter or an eighth of its
+    size where its shorter side has at least `least` pixels then: for what is made smaller anyway, in a fraction of the
+    time.
     Raises PetalsError, starting with `where`, if it is no such image, damaged, cut short, or if its header
     claims more than MAX_PIXELS; that is known before memory for the pixels is taken.
     """
@@ -75,22 +76,21 @@ def _decode(data: bytes, least: int | None) -> np.ndarray:
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             # At full size the same pixels as Pillow's in two thirds of the time, and damage that Pillow fills with grey
             # is an error here.
-            parts = _reduction(image.width, image.height, least)
-            pixels = decode_jpeg(data, min_height=image.height // parts, min_width=image.width // parts)
+            pixels = _decode_jpeg(data, image.width, image.height, least)
         else:
             pixels = np.array(_to_rgb(image))
         upright = _UPRIGHT.get(_orientation(image))
     return np.ascontiguousarray(upright(pixels)) if upright else pixels
 
 
-def _reduction(width: int, height: int, least: int | None) -> int:
-    """The largest of 8, 4, 2 and 1 by which the sides may be divided while libjpeg transforms each block of 8 × 8.
+def _decode_jpeg(data: bytes, width: int, height: int, least: int | None) -> np.ndarray:
+    """Reduced by the largest of 8, 4 and 2 that leaves `least` pixels, in libjpeg's inverse cosine transform.
 
-    It must divide both without rest, or the picture would be stretched by a part of a pixel.
+    A last row or column that stands for fewer pixels than the others is cut off.
     """
-    shorter = min(width, height)
-    whole = (parts for parts in (8, 4, 2) if width % parts == height % parts == 0)
-    return next((parts for parts in whole if shorter // parts >= (least or shorter)), 1)
+    factor = 1 if least is None else next((n for n in (8, 4, 2) if min(width, height) // n >= least), 1)
+    pixels = decode_jpeg(data, min_height=-(-height // factor), min_width=-(-width // factor))
+    return np.ascontiguousarray(pixels[: height // factor, : width // factor])
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

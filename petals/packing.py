@@ -19,6 +19,7 @@ from petals.resizing import bicubic
 
 CODE = code(images, resizing)  # that decides a pixel
 TOGETHER = 16  # images to write at once
+NONE = np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def pack_sources(
         ids=[each for packed in done for each in packed.ids],
         places=[each for packed in done for each in packed.places],
         labels=np.concatenate([packed.labels for packed in done] or [np.empty(0, np.int64)]),
-        thumbnails=np.concatenate([packed.thumbnails for packed in done] or [np.empty((0, 16, 16, 3), np.uint8)]),
+        thumbnails=np.concatenate([NONE, *(packed.thumbnails for packed in done)]),
         keys=[each for packed in done for each in packed.keys],
         ready=sum(packed.ready for packed in done),
     )
@@ -109,7 +110,7 @@ def pack_sources(
 
 def pack_source(job: Job) -> Packed:
     shards, ready = Shards(job.folder, "r+"), Parts(job.parts)
-    ids, places, labels, small, keys = [], [], [], [np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)], []
+    ids, places, labels, small, keys = [], [], [], [NONE], []
 
     def pixels(record: Record) -> np.ndarray:
         """The square of `record`, of which all else is noted."""
@@ -125,8 +126,8 @@ def pack_source(job: Job) -> Packed:
 
     records, row = job.source.records(), job.start
     while squares := [pixels(record) for record in islice(records, TOGETHER)]:
-        images = np.stack(squares)
-        small.append(thumbnails(images))
-        shards.write(row, images)
-        row += len(images)
+        batch = np.stack(squares)
+        small.append(thumbnails(batch))
+        shards.write(row, batch)
+        row += len(batch)
     return Packed(ids, places, np.asarray(labels, np.int64), np.concatenate(small), keys, ready.used)

@@ -21,7 +21,7 @@ from petals.packed import Shards
 
 KEY_BYTES = 16
 # Another version of which may change a pixel.
-LIBRARIES = ("torch", "kornia", "numpy", "kornia_rs", "simplejpeg", "pillow")
+LIBRARIES = ("torch", "kornia", "numpy", "simplejpeg", "pillow")
 
 
 class Part(NamedTuple):

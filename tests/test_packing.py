@@ -93,8 +93,7 @@ def test_what_parts_hold_is_not_decoded_again(tmp_path: Path, monkeypatch: pytes
     whole = pack(raw, "train", tmp_path / "whole", SIZE, map)
     count = pack_part(raw, Part(*share), tmp_path / "out", SIZE, map)
     decoded = []
-    noted = lambda data, where, least: decoded.append(where) or decode(data, where, least)  # noqa: E731
-    monkeypatch.setattr(petals.packing, "decode", noted)
+    monkeypatch.setattr(petals.packing, "decode", lambda *image: decoded.append(image) or decode(*image))
     joined = pack(raw, "train", tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out"))
     assert hashes(tmp_path / "joined") == hashes(tmp_path / "whole") and joined.ids == whole.ids
     assert len(decoded) == 13 - joined.ready and joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]

@@ -12,8 +12,9 @@ from conftest import REPOSITORY
 from PIL import Image
 from tiny_model import plain, tiny_model
 
+from petals.images import decode, square
 from petals.inference import Model
-from petals.predict import main, predict
+from petals.predict import main, predict, read
 
 
 @pytest.fixture
@@ -47,6 +48,14 @@ def test_files_and_folders_the_likeliest_first(folder):
     lines = result.stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["blue.webp", "a/b/green.JPG", "a/red.png"]
     assert lines[1].split() == ["100.0%", "blue"] and lines[5].split()[1] == "green"
+
+
+def test_photographs_are_read_as_prepare_reads_them(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg")
+    data = (tmp_path / "noise.jpg").read_bytes()
+    np.testing.assert_array_equal(read(tmp_path / "noise.jpg", 32), square(decode(data, "here", 32), 32))
+    assert (read(tmp_path / "noise.jpg", 32) != square(decode(data, "here"), 32)).any()
 
 
 def test_json_is_an_object_a_line(folder):

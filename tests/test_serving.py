@@ -25,6 +25,7 @@ from small_model import CLASSES, pictures, pixels, write_model
 from benchmarks.clients import Request
 from petals.drift import Reference
 from petals.errors import PetalsError
+from petals.images import decode, square
 from petals.inference import Model
 from serving.pictures import read
 from serving.refusals import Refusal
@@ -140,6 +141,13 @@ def test_scans_are_counted_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr("serving.pictures.decode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(Refusal, match="damaged"):
         read(scans(60, 1700), "file 1", 32, 3_000_000, large=True)
+
+
+def test_photographs_are_read_as_prepare_reads_them():
+    noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG")
+    np.testing.assert_array_equal(read(data, "file 1", 32, 10**6), square(decode(data, "here", 32), 32))
+    assert (read(data, "file 1", 32, 10**6) != square(decode(data, "here"), 32)).any()
 
 
 def test_one_bad_file_among_several_is_named(service):
