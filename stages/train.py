@@ -71,9 +71,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         net.freeze(params.frozen, params.freeze_stats)
     spec = models.MODELS[params.model]
     data.size = models.train_size(spec, data.split.image_size, params.train_size)
-    if params.train_size < 1:
-        why = "" if spec.any_size else f", as {spec.name} takes one size only"
-        click.echo(f"training at {data.size} px of {data.split.image_size}{why}")
+    if params.train_size < 1 and not spec.any_size:
+        click.echo(f"train_size: {spec.name} takes one size only, so it is trained at {data.size} px")
     optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
     average = AveragedWeights(net, params.ema)
     policy = view_policy(data.policy, data.size) if data.versions == 1 else None
