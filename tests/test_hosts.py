@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from processes import TRAIN, knobs, prepare_data, said, start, torchrun
 
+from benchmarks.overhead import end
+
 pytestmark = pytest.mark.slow
 PATIENCE = 3  # seconds that a host waits for the other
 
@@ -63,7 +65,7 @@ def test_a_host_that_is_cut_off_ends_the_run_and_the_next_goes_on(tmp_path: Path
             assert line.startswith("Error: another process of this run") and "was lost" in line
     finally:
         for run in runs:
-            run.kill()
+            end(run)
             run.communicate()
     # That one process goes on from such a checkpoint, tests/test_distributed.py shows.
     assert [len(list((each / ".petals").glob("train-*.safetensors"))) for each in (tmp_path, other)] == [1, 0]
