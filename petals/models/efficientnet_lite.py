@@ -68,7 +68,29 @@ class ConvNorm(nn.Module):
             factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
             shift = norm.bias - norm.running_mean * factor
             x = same_padded_conv(x, kernel * factor.view(-1, 1, 1, 1), shift, self.conv)
-        return F.relu6(x, inplace=True) if self.relu else x
+        return relu6(x) if self.relu else x
+
+
+class ReLU6(torch.autograd.Function):
+    """Clamp to 0…6 in place, with torch's own gradient, which depends on the result alone.
+
+    F.relu6 in place keeps a copy of its input for the gradient: half of all activations that are kept would be copies.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.mark_dirty(F.relu6(x, inplace=True))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0, 6)
+
+
+def relu6(x: Tensor) -> Tensor:
+    """Clamp to 0…6, in place."""
+    return ReLU6.apply(x) if torch.is_grad_enabled() and not torch.compiler.is_compiling() else F.relu6(x, inplace=True)
 
 
 def same_padded_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
