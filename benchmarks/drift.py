@@ -61,9 +61,11 @@ CHANGES = {
 def main(model: Path, data: Path) -> None:
     """Give MODEL the validation images of DATA, changed in one way after the other, and print a table."""
     try:
-        sources = open_dataset(data, 1, 0.2).splits["val"]
+        sources = open_dataset(data, 1).splits["val"]
         size = Served(model, BATCH).image_size
         records = [record for source in sources for record in source.records()]
+        if not records:
+            raise PetalsError(f"{data}: no val split; give data that has one")
         images = [square(decode(record.data, record.where, size), size) for record in records]
     except PetalsError as error:
         raise click.ClickException(str(error)) from None

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.runs import recipe_options, run_all, told
 from benchmarks.workspace import REPOSITORY, put_params
-from petals.duplicates import near_duplicates, thumbnails
+from petals.duplicates import groups_of, thumbnails
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.params import PrepareParams, load_params, read_mapping
@@ -39,7 +39,7 @@ def main(settings: dict[str, str], jobs: int, folds: int, answers: Path | None) 
     val.
 
     Prints one row of a table: macro F1 over all images, mistakes, and the mean nll and minutes of the train stage.
-    Recipes with the same photographs and val_fraction are divided alike, so that their rows of --answers pair.
+    Recipes with the same photographs are divided alike, so that their rows of --answers pair.
     """
     with tempfile.TemporaryDirectory(prefix="petals-folds-") as scratch:
         try:
@@ -69,7 +69,7 @@ def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> list[Path]:
     """Write a data set for each fold below `folder`, whose val is that fold; raises PetalsError for data at fault."""
     put_params(folder, settings)
     params, data = load_params(PrepareParams, folder / "params.yaml"), read_mapping(folder / "params.yaml")["data"]
-    dataset = open_dataset(REPOSITORY / data, params.image_size, params.val_fraction)
+    dataset = open_dataset(REPOSITORY / data, params.image_size)
     records = [each for split in ("train", "val") for source in dataset.splits[split] for each in source.records()]
     groups = alike(records)
     twins = (np.bincount(groups)[groups] > 1).sum()
@@ -79,13 +79,9 @@ def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> list[Path]:
 
 
 def alike(records: list[Record]) -> np.ndarray:
-    """A number for each of `records` (int, N), the same for near-duplicates, and for what is linked by these."""
+    """A number for each of `records` (int, N), the same for near-duplicates."""
     squares = (square(decode(each.data, each.where), SIZE, bicubic) for each in records)
-    small = np.concatenate([thumbnails(each[None]) for each in squares])
-    groups = np.arange(len(records))
-    for i, j, _ in near_duplicates(small, most=len(records)):
-        groups[groups == groups[j]] = groups[i]
-    return groups
+    return groups_of(np.concatenate([thumbnails(each[None]) for each in squares]))
 
 
 def divide(labels: np.ndarray, groups: np.ndarray, folds: int) -> np.ndarray:

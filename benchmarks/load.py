@@ -46,7 +46,7 @@ def main(model: Path, data: Path, requests: int, soak: int) -> None:
     """
     try:
         Model.open(model)
-        sources = open_dataset(data, 1, 0.2).splits["val"]
+        sources = open_dataset(data, 1).splits["val"]
         pictures = [record.data for source in sources for record in source.records()]
     except PetalsError as error:
         raise click.ClickException(str(error)) from None

@@ -8,7 +8,6 @@ from pathlib import Path
 from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, skipped_note
 from petals.errors import PetalsError
 from petals.listing import composed, entries, read_classes, scan, shown
-from petals.seeding import seed_for
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -37,8 +36,8 @@ class ImageFiles:
             yield Record(name, label, data, shown(path))
 
 
-def open_folders(root: Path, val_fraction: float, seed: int) -> Dataset:
-    """List the image files below `root` and give each its split, label and id."""
+def open_folders(root: Path) -> Dataset:
+    """List the image files below `root` and give each its split, label and id; without a val folder `val` is empty."""
     entries(root, root)  # a link that leads nowhere good is named before it is followed
     present = [split for split in SPLITS if (root / split).is_dir()]
     if present and "train" not in present:
@@ -62,11 +61,6 @@ def open_folders(root: Path, val_fraction: float, seed: int) -> Dataset:
     if present:
         skipped += [entry for entry in entries(root) if entry.name not in SPLITS]
     ids, notes = _ids(root, [file for split in splits.values() for file, _ in split])
-    if "val" not in present:
-        splits["train"], splits["val"] = _set_aside(splits["train"], ids, val_fraction, seed)
-        if not splits["val"]:
-            raise PetalsError(f"{shown(train)}: no class has two images, so none can be set aside; add images")
-        notes.append(f"no val folder: {len(splits['val'])} images of train are set aside for validation")
     sources = {split: _chunks(images, ids) for split, images in splits.items()}
     return Dataset("folders", classes, sources, notes + skipped_note(root, skipped))
 
@@ -122,20 +116,6 @@ def _ids(root: Path, files: list[Path]) -> tuple[dict[Path, str], list[str]]:
             raise PetalsError(f"{shown(seen[name])} and {shown(file)} have one id, {name!r}; rename one")
         seen[name] = file
     return paths, [note]
-
-
-def _set_aside(
-    images: list[tuple[Path, int]], ids: dict[Path, str], fraction: float, seed: int
-) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """Part `images` in train and val: of each class `fraction`, at least one image, never the only one."""
-    sizes = Counter(label for _, label in images)
-    taken = {label: min(size - 1, max(1, int(size * fraction + 0.5))) for label, size in sizes.items()}
-    val = set()
-    for file, label in sorted(images, key=lambda image: seed_for(seed, ids[image[0]])):
-        if taken[label]:
-            taken[label] -= 1
-            val.add(file)
-    return [image for image in images if image[0] not in val], [image for image in images if image[0] in val]
 
 
 def _chunks(images: list[tuple[Path, int]], ids: dict[Path, str]) -> list[ImageFiles]:

@@ -90,3 +90,11 @@ def bounding(unit: np.ndarray) -> np.ndarray:
     kept = cells.reshape(len(unit), COARSE**2 * 3) / side
     rest = np.sqrt(np.maximum(np.square(unit).sum(1) - np.square(kept).sum(1), 0))
     return np.column_stack([kept, rest])
+
+
+def groups_of(thumbnails: np.ndarray) -> np.ndarray:
+    """A number for each of `thumbnails` (int, N), the same for near-duplicates, and for what is linked by these."""
+    numbers = np.arange(len(thumbnails))
+    for i, j, _ in near_duplicates(thumbnails):
+        numbers[numbers == numbers[j]] = numbers[i]
+    return numbers

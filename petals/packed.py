@@ -139,6 +139,13 @@ def append(folder: Path, other: Path, **meta: object) -> None:
     rewrite(folder, [(part, np.arange(len(part))) for part in parts], **meta)
 
 
+def move_rows(folder: Path, rows: np.ndarray, other: Path) -> None:
+    """Rewrite two splits in place: the images at `rows` of the one become those of `other`, which loses its own."""
+    split = PackedSplit(folder)
+    rewrite(other, [(split, rows)])
+    keep_rows(folder, np.setdiff1d(np.arange(len(split)), rows))
+
+
 def rewrite(folder: Path, parts: Sequence[tuple[PackedSplit, np.ndarray]], **more: object) -> None:
     """Put the images at the rows of each of `parts` in the place of what `folder` holds, never all in memory."""
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))

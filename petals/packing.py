@@ -45,6 +45,11 @@ class Packed:
     keys: list[bytes] = field(default_factory=list)
     ready: int = 0  # of them were found in parts
 
+    def at(self, rows: np.ndarray) -> "Packed":
+        """What is known of the images at `rows` alone."""
+        ids, places = ([each[row] for row in rows] for each in (self.ids, self.places))
+        return Packed(ids, places, self.labels[rows], self.thumbnails[rows])
+
 
 def pack(
     dataset: Dataset,

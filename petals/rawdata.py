@@ -15,12 +15,11 @@ __all__ = ["Dataset", "Record", "Source", "check_ids", "open_dataset"]
 _SIZE_FOLDER = re.compile(r"tfrecords-jpeg-(\d+)x\1")
 
 
-def open_dataset(path: str | Path, image_size: int, val_fraction: float, seed: int = 0) -> Dataset:
+def open_dataset(path: str | Path, image_size: int) -> Dataset:
     """Recognise the layout of the data in the folder `path` and list its sources; no image is read yet.
 
-    Of Kaggle's layout the smallest size of at least `image_size` pixels is taken, else the largest. Where
-    class folders come without a val split, the share `val_fraction` of each class is set aside for it, chosen
-    by (`seed`, id). Raises PetalsError if `path` has neither layout or something in it is amiss.
+    Of Kaggle's layout the smallest size of at least `image_size` pixels is taken, else the largest. Where the data have
+    no val split, `val` is empty. Raises PetalsError if `path` has neither layout or something in it is amiss.
     """
     root = Path(path)
     if not root.is_dir():
@@ -33,7 +32,7 @@ def open_dataset(path: str | Path, image_size: int, val_fraction: float, seed: i
     if sizes:
         size = min((size for size in sizes if size >= image_size), default=max(sizes))
         return open_records(root, sizes[size], size)
-    return open_folders(root, val_fraction, seed)
+    return open_folders(root)
 
 
 def check_ids(ids: Iterable[tuple[str, str]]) -> None:

@@ -60,7 +60,7 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
     splits, skipped = {}, []
     for split in SPLITS:
         if not (folder / split).is_dir():
-            if split != "test":
+            if split == "train":
                 raise PetalsError(f"{shown(folder)}: no {split} folder; {LAYOUTS}")
             splits[split] = []
             continue

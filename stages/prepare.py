@@ -8,10 +8,12 @@ import numpy as np
 
 from petals.card import class_counts, data_card, find_duplicates
 from petals.dataset import SPLITS
+from petals.duplicates import groups_of
 from petals.errors import PetalsError
 from petals.files import replacing
-from petals.packed import append, keep_rows
-from petals.packing import pack, pack_part
+from petals.holdout import set_aside
+from petals.packed import append, keep_rows, move_rows
+from petals.packing import Packed, pack, pack_part
 from petals.parallel import pool
 from petals.params import PrepareParams, load_params
 from petals.parts import Part, parts_of
@@ -42,12 +44,13 @@ def main(
 ) -> None:
     """Pack the photographs of DATA into PREPARED/train, val and test.
 
-    DATA is Kaggle's TFRecord layout or one folder a class. CARD (JSON) receives the data card, CLASSES_CSV
+    DATA is Kaggle's TFRecord layout or one folder a class. Without a val split, val_fraction of each class is set aside
+    for it, near-duplicates together. CARD (JSON) receives the data card, CLASSES_CSV
     the number of images by class, DUPLICATES_CSV the near-duplicate pairs: all of the splits as they were found,
     though with `final: true` the images of val end up in PREPARED/train as well.
     """
     params = load_params(PrepareParams)
-    dataset = open_dataset(data, params.image_size, params.val_fraction)
+    dataset = open_dataset(data, params.image_size)
     for note in dataset.notes:
         click.echo(note)
 
@@ -67,6 +70,9 @@ def main(
                 ready = f", {packed[split].ready} of them from {parts_of(prepared)}" if packed[split].ready else ""
                 click.echo(f"{split}: {len(packed[split].ids)} images{ready}")
         check_ids([each for split in packed.values() for each in zip(split.ids, split.places, strict=True)])
+        if not dataset.splits["val"]:
+            packed["train"], packed["val"] = set_val_aside(packed["train"], folder, params.val_fraction)
+            click.echo(f"no val split: {len(packed['val'].ids)} images of train are set aside for it")
 
         pairs = find_duplicates(packed)
         leaks = {pair["row_a"] for pair in pairs if pair["split_a"] == "train" != pair["split_b"]}
@@ -90,6 +96,15 @@ def main(
     train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
     write_csv(duplicates_csv, PAIR_COLUMNS, ([pair[column] for column in PAIR_COLUMNS] for pair in pairs))
+
+
+def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed, Packed]:
+    """Move `fraction` of the images of FOLDER/train to FOLDER/val; gives what is known of either."""
+    rows = set_aside(train.labels, train.ids, groups_of(train.thumbnails), fraction)
+    if not len(rows):
+        raise PetalsError("no val split, and no class has two images that differ, one to set aside for it; add images")
+    move_rows(folder / "train", rows, folder / "val")
+    return train.at(np.setdiff1d(np.arange(len(train.ids)), rows)), train.at(rows)
 
 
 if __name__ == "__main__":

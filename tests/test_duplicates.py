@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from petals import duplicates
-from petals.duplicates import THRESHOLD, near_duplicates, thumbnails
+from petals.duplicates import THRESHOLD, groups_of, near_duplicates, thumbnails
 from petals.images import decode
 from petals.rawdata import open_dataset
 
@@ -64,6 +64,13 @@ def test_of_many_that_are_alike_the_nearest_in_each_group_are_listed():
     assert len(found) < 30 * 2 * 2
 
 
+def test_what_is_linked_by_near_duplicates_has_one_number(monkeypatch: pytest.MonkeyPatch):
+    pairs = [(0, 2, 1.0), (1, 2, 1.0), (4, 5, 1.0)]
+    monkeypatch.setattr(duplicates, "near_duplicates", lambda thumbnails: pairs)
+    groups = groups_of(np.zeros((7, 16, 16, 3), np.uint8))
+    assert groups[0] == groups[1] == groups[2] and groups[4] == groups[5] and len(set(groups)) == 4
+
+
 def test_plain_greys_match_nothing():
     greys = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (0, 7, 7, 255)])
     assert near_duplicates(greys) == []
@@ -72,7 +79,7 @@ def test_plain_greys_match_nothing():
 
 @pytest.mark.real
 def test_the_near_duplicates_of_the_oxford_flowers_are_all_in_train(shared_data: Path):
-    splits = open_dataset(shared_data / "oxford17", 192, 0.2).splits
+    splits = open_dataset(shared_data / "oxford17", 192).splits
     records = [(split, each) for split in splits for source in splits[split] for each in source.records()]
     photographs = np.stack([decode(record.data, record.where) for _, record in records])
     found = near_duplicates(thumbnails(photographs))

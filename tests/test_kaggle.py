@@ -156,7 +156,7 @@ def test_every_size_is_brought_in_kaggles_layout(server):
 
 
 def dataset() -> dict[str, list]:
-    return open_dataset("data/petals", 192, 0.2).splits
+    return open_dataset("data/petals", 192).splits
 
 
 def test_one_size_is_brought_beside_another(server):

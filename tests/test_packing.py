@@ -49,7 +49,7 @@ def dataset(root: Path, broken: int | None = None) -> Dataset:
     write(folder / "train", range(5, 12), True, 1)
     write(folder / "train", range(12, 13), True, 2)
     write(folder / "val", range(20, 22), True, 0)
-    return open_dataset(root, SIZE, 0.2)
+    return open_dataset(root, SIZE)
 
 
 def hashes(folder: Path) -> dict[str, str]:

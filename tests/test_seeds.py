@@ -75,7 +75,7 @@ def test_a_recipe_that_leaves_nothing_to_score_is_refused(command: Callable):
 
 
 def records_of(data: str, split: str) -> list[Record]:
-    return [each for source in open_dataset(data, 32, 0.2).splits[split] for each in source.records()]
+    return [each for source in open_dataset(data, 32).splits[split] for each in source.records()]
 
 
 def test_every_labelled_image_is_scored_once_by_a_run_that_has_not_seen_it(
@@ -134,14 +134,6 @@ def test_classes_are_divided_evenly_and_what_is_alike_stays_together():
         assert counts.max() - counts.min() <= 1
     counts = np.bincount(fold, minlength=5)
     assert counts.max() - counts.min() <= 1
-
-
-def test_what_is_linked_by_near_duplicates_is_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    tiny_folders(tmp_path, each=3)
-    records = records_of(str(tmp_path), "train") + records_of(str(tmp_path), "val")
-    monkeypatch.setattr(folds, "near_duplicates", lambda thumbnails, most: [(0, 2, 1.0), (1, 2, 1.0), (4, 5, 1.0)])
-    groups = folds.alike(records)
-    assert groups[0] == groups[1] == groups[2] and groups[4] == groups[5] and len(set(groups)) == len(records) - 3
 
 
 def test_many_copies_of_one_image_are_all_alike(tmp_path: Path):

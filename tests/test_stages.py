@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY
+from PIL import Image
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -280,6 +281,26 @@ def test_one_folder_a_class_tells_what_it_skipped_and_set_aside_and_has_nothing_
     assert len(table("plots/predictions.csv")) == 6 and table("data/submission.csv") == []
 
 
+def test_a_burst_is_set_aside_as_a_whole_or_not_at_all(folder):
+    tiny_folders(folder / "data/bursts")
+    for path in sorted((folder / "data/bursts").rglob("*.jpg")):
+        for shot in (2, 3):
+            with Image.open(path) as image:
+                image.point(lambda level, shot=shot: level * 0.9 + shot).save(path.with_name(f"{shot} {path.name}"))
+    assert "no val split: 18 images of train are set aside" in done(prepare, "data/bursts", *PREPARE)
+    assert card()["images"] == {"train": 54, "val": 18, "test": 0}
+    assert card()["near_duplicates"] == {"within_splits": 72, "across_splits": 0}
+    split = {split: set(json.loads(Path(f"data/prepared/{split}/ids.json").read_text())) for split in ("train", "val")}
+    assert not {name[2:] for name in split["val"] if name[0] in "23"} & split["train"]
+    assert len(np.load("data/prepared/train/images-00000.npy")) == 54
+
+
+def test_one_image_a_class_leaves_nothing_to_validate_on(folder):
+    tiny_folders(folder / "data/folders", each=1)
+    assert "no class has two images that differ" in refused(prepare, "data/folders", *PREPARE)
+    assert not Path("data/prepared").exists()
+
+
 def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
     tiny_folders(folder / "data/leaky/train")
     tiny_folders(folder / "data/leaky/val", each=2)
@@ -324,7 +345,7 @@ def test_images_that_dvc_links_to_its_cache_are_read(folder):
         kept.parent.mkdir(parents=True)
         path.rename(kept)
         path.symlink_to(kept)
-    assert "train: 18 images" in done(prepare, "data/folders", *PREPARE)
+    assert "train: 24 images" in done(prepare, "data/folders", *PREPARE)
 
 
 def test_want_of_memory_is_one_line(folder, monkeypatch):

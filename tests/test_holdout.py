@@ -1,0 +1,65 @@
+"""Which photographs are set aside for validation where the data have no split of their own."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petals.holdout import set_aside
+
+# Eight roses, three irises, one tulip.
+IDS = [*[f"r{n}" for n in range(8)], "i0", "i1", "i2", "t0"]
+LABELS = np.array([1] * 8 + [0] * 3 + [2])
+
+
+def aside(ids: list[str] = IDS, labels: np.ndarray = LABELS, groups=None, fraction: float = 0.25) -> list[str]:
+    groups = np.arange(len(ids)) if groups is None else np.asarray(groups)
+    rows = set_aside(labels, ids, groups, fraction)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    return [ids[row] for row in rows]
+
+
+def test_a_share_of_each_class_at_least_one_image_never_the_only_one():
+    assert sorted(name[0] for name in aside()) == ["i", "r", "r"]
+    assert sorted(name[0] for name in aside(fraction=0.99)) == ["i"] * 2 + ["r"] * 7
+
+
+def test_the_choice_hangs_on_names_alone():
+    shuffled = np.random.default_rng(0).permutation(len(IDS))
+    assert sorted(aside([IDS[row] for row in shuffled], LABELS[shuffled])) == sorted(aside())
+    # Another class, or a name that occurs twice and so makes paths of all ids, moves nothing.
+    assert aside([*IDS, "a0"], np.append(LABELS, 3)) == aside()
+    paths = [f"train/CLASS/{name}" for name in IDS]
+    assert aside(paths) == [f"train/CLASS/{name}" for name in aside()]
+
+
+def test_near_duplicates_stay_together():
+    bursts = [0, 0, 1, 1, 2, 2, 3, 3, 8, 9, 10, 11]
+    roses = [IDS.index(name) for name in aside(groups=bursts) if name.startswith("r")]
+    assert len(roses) == 2 and bursts[roses[0]] == bursts[roses[1]]
+
+
+def test_a_class_of_large_bursts_sets_its_smallest_aside():
+    groups = [0, 0, 0, 0, 0, 1, 1, 1, 8, 9, 10, 11]
+    assert [name for name in aside(groups=groups) if name.startswith("r")] == ["r5", "r6", "r7"]
+
+
+def test_a_class_that_is_one_burst_is_learnt_from():
+    groups = [0] * 8 + [8, 9, 10, 11]
+    assert [name[0] for name in aside(groups=groups)] == ["i"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=40), st.floats(0.01, 0.99))
+def test_no_group_is_torn_and_no_class_emptied(images: list[tuple[int, int]], fraction: float):
+    labels, groups = np.array(images).T
+    rows = set_aside(labels, [f"{n}" for n in range(len(images))], groups, fraction)
+    left = np.setdiff1d(np.arange(len(images)), rows)
+    assert not set(groups[rows]) & set(groups[left])
+    assert set(labels[left]) == set(labels)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_as_many_as_asked_for_where_no_two_are_alike(fraction: float):
+    labels = np.repeat(np.arange(5), 30)
+    rows = set_aside(labels, [f"{n}" for n in range(150)], np.arange(150), fraction)
+    assert np.bincount(labels[rows]).tolist() == [30 * fraction] * 5
