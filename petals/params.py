@@ -51,6 +51,13 @@ def weights_to_start_from(value: object) -> object:
     return value
 
 
+def fitted_or_given(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "fit" and not (number and 0 < value <= 100):
+        raise ValueError("should be fit, or a number above 0, at most 100")
+    return value
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=1, le=256)]
@@ -109,6 +116,7 @@ class TrainParams(StageParams):
     clip_norm: Annotated[float, Field(gt=0)]
     ema: Annotated[float, Field(ge=0, lt=1)]
     adjust: Share
+    temperature: Annotated[float | str, BeforeValidator(fitted_or_given)]
     flip: Share
     erasing: Share
     mixup: Share

@@ -24,7 +24,10 @@ from petals.seeding import seed_for
 from petals.training_images import TrainingImages
 from stages.cli import Interrupt, progress, stage
 
-FINAL = "final: train holds val too, so nothing is watched and the temperature stays 1"
+FINAL = (
+    "final: train holds val too, so nothing is watched, and the temperature stays 1, at which answers are too timid: "
+    "give that of the same settings with final: false, such as -S temperature=0.35"
+)
 
 
 @stage(TrainParams, several=True)
@@ -36,11 +39,11 @@ FINAL = "final: train holds val too, so nothing is watched and the temperature s
 @click.argument("metrics", type=click.Path(path_type=Path))
 @click.argument("curves", type=click.Path(path_type=Path))
 def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
-    """Fit the classifier to the images of TRAIN and their views in AUGMENTED; VAL is only watched.
+    """Fit the classifier to the images of TRAIN and their views in AUGMENTED. VAL is watched, and decides no weight.
 
-    At the end the temperature of its probabilities is fitted to VAL, and by it rare classes are adjusted. Where TRAIN
-    holds the images of VAL too (`final: true`), nothing is watched, the adjustment goes by the temperature of TRAIN,
-    which is a little weaker, and that of the probabilities stays 1.
+    At the end one number is fitted to VAL, the temperature of the probabilities, by which rare classes are adjusted
+    too; or params.yaml gives it. Where TRAIN holds the images of VAL too (`final: true`), nothing is watched, and
+    without a given temperature that of the probabilities stays 1, and rare classes are adjusted by that of TRAIN.
 
     It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
@@ -156,7 +159,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         interrupt.leave(stop)
         average.swap()
         bias = net.head.bias.detach().clone()
-        click.echo(calibrate(net, data.split, watched, group, params.adjust))
+        click.echo(calibrate(net, data.split, watched, group, params.adjust, params.temperature))
         if group.main:
             weights.save(net, classes, model, data.split.final)
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
@@ -179,22 +182,28 @@ def watch(
     }
 
 
-def calibrate(net: Classifier, train: PackedSplit, val: PackedSplit, group: distributed.Group, adjust: float) -> str:
-    """Raise the answers of `net` for rare classes in the bias of its head, and fit its temperature to `val`.
+def calibrate(
+    net: Classifier, train: PackedSplit, val: PackedSplit, group: distributed.Group, adjust: float, given: float | str
+) -> str:
+    """Raise the answers of `net` for rare classes in the bias of its head, and set its temperature.
 
-    Says in a line what was fitted. Where `train` holds the images of `val` too, the adjustment goes by the temperature
-    of `train`, and that of `net` stays 1.
+    That is the number `given`, or, where it is "fit", fitted to `val`. Where `train` holds the images of `val` too,
+    nothing unseen is left to fit it to: the adjustment goes by the temperature of `train`, and that of `net` stays 1.
+    Says in a line what was done.
     """
     offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
-    known = train if train.final else val
-    if offsets.any() or not train.final:
+    if given != "fit":
+        before = after = given
+        said = f"temperature {given:g}, as params.yaml has it"
+    else:
+        known = train if train.final else val
         scores = group.predict(net, known)
-        offsets *= fit_temperature(known.labels, scores)
-        net.head.bias.data += torch.from_numpy(offsets).to(net.head.bias)
-    if train.final:
-        return FINAL
-    net.temperature.fill_(fit_temperature(val.labels, rescale(scores, 1.0, offsets)))
-    return f"temperature {net.temperature:.3f}, fitted to val"
+        before = fit_temperature(known.labels, scores)
+        after = 1.0 if train.final else fit_temperature(known.labels, rescale(scores, 1.0, before * offsets))
+        said = FINAL if train.final else f"temperature {after:.3f}, fitted to val"
+    net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
+    net.temperature.fill_(after)
+    return said
 
 
 if __name__ == "__main__":

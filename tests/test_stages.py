@@ -221,7 +221,7 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
     assert len(ids["train"]) == 33 and ids["train"][24:] == ids["val"]
     assert "1 views of 33 images" in done(augment, *AUGMENT)
     said = done(train, *TRAIN)
-    assert "final: train holds val too" in said and "val nll" not in said
+    assert "final: train holds val too" in said and "-S temperature=" in said and "val nll" not in said
     info = json.loads(Path("models/model.json").read_text())
     assert info["final"] is True and info["temperature"] == 1.0
     assert [path.name for path in Path("plots/train").iterdir()] == ["train"]
@@ -232,9 +232,28 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
         assert table(f"plots/{name}.csv") == []
     assert Path("plots/mistakes.png").read_bytes().startswith(b"\x89PNG")
     assert len(table("data/submission.csv")) == 4
+    assert Reference.from_json(Path("models/reference.json").read_text()).images == 4, "those of test, not learnt from"
     assert "top-1 agreement 100.00%" in done(export, *EXPORT)
     assert "macro_f1" not in json.loads(Path("metrics/export.json").read_text())
     assert "none, as it is trained on val too" in summary()
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_given_temperature_scales_the_answers_and_what_is_added_for_rare_classes(folder, final: bool):
+    tiny_folders(folder / "data/folders")
+    for path in sorted(Path("data/folders/tulip").iterdir())[3:]:
+        path.unlink()
+    biases = []
+    for settings in ({"temperature": 0.5}, {"temperature": 0.5, "adjust": 0}):
+        knobs(final=final, **settings)
+        done(prepare, "data/folders", *PREPARE)
+        done(augment, *AUGMENT)
+        assert "temperature 0.5, as params.yaml has it" in done(train, *TRAIN)
+        biases.append(load_file("models/model.safetensors")["head.bias"].numpy())
+        assert json.loads(Path("models/model.json").read_text())["temperature"] == 0.5
+    counts = np.bincount(np.load("data/prepared/train/labels.npy"))
+    offsets = class_offsets(counts, load_params(TrainParams, REPOSITORY / "params.yaml").adjust)
+    assert np.allclose(biases[0] - biases[1], 0.5 * offsets, atol=1e-6)
 
 
 def test_robustness_is_measured_as_often_as_asked_or_not_at_all(trained):
