@@ -115,8 +115,8 @@ class Quantiser:
     def mean_shifts(self) -> dict[str, np.ndarray]:
         """What rounding the weights of each convolution, by node, adds to the mean of its outputs (float32, C).
 
-        That is the rounding's error, summed over the kernel, times the mean of each input channel over all calibration
-        images; the zeros around an image are left out of account.
+        That is the rounding's error, summed over the kernel, times the mean of each input channel over the batches of
+        calibration images; the zeros around an image are left out of account.
         """
         weights = {each.name: numpy_helper.to_array(each) for each in self.network.graph.initializer}
         nodes = [

@@ -1,11 +1,14 @@
 """`python -m petals.summary`: the scores of the last run in a few lines, and where to look further."""
 
+import csv
 import json
 from pathlib import Path
 
 import click
+import numpy as np
 
 from petals.errors import PetalsError
+from petals.report.statistics import macro_f1_interval
 
 LOOK = (
     ("plots/mistakes.png", "what it got wrong, and how sure it was"),
@@ -24,6 +27,7 @@ def summary(root: str | Path = ".") -> str:
         )
     except FileNotFoundError as error:
         raise PetalsError(f"{error.filename}: not found; run dvc repro first") from None
+    scores["interval"] = interval(Path(root) / "plots" / "predictions.csv")
     images = card["images"]
     final = scores.get("final", False)
     rows = [
@@ -48,12 +52,25 @@ def int8_row(int8: dict) -> str:
 
 
 def score_rows(scores: dict, robustness: dict) -> list[tuple[str, str]]:
-    named = ("macro_f1", "accuracy", "top5_accuracy")
-    rows = [(name.replace("_", " "), f"{scores[name]:.4f}") for name in named]
+    rows = [("macro f1", f"{scores['macro_f1']:.4f}{scores['interval']}")]
+    rows += [(name.replace("_", " "), f"{scores[name]:.4f}") for name in ("accuracy", "top5_accuracy")]
     rows.append(("calibration error", f"{scores['ece']:.4f}"))
     if robustness["severities"]:
         rows.append(("macro f1, corrupted", f"{robustness['mean_macro_f1']:.4f}"))
     return rows
+
+
+def interval(predictions: Path) -> str:
+    """How far macro F1 would move with other images, as words to put behind it; none without `predictions`."""
+    if not predictions.exists():
+        return ""
+    with predictions.open(encoding="utf-8", newline="") as file:
+        pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+    if not pairs:
+        return ""
+    names, labels = np.unique(pairs, return_inverse=True)
+    found = macro_f1_interval(*labels.reshape(-1, 2).T, len(names))
+    return f", 95 % interval {found.low:.3f} … {found.high:.3f}"
 
 
 @click.command(help=__doc__)

@@ -59,47 +59,47 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
         batches = split.batches(split.at_once)
         return np.concatenate([session.run(OUTPUTS[:1], {"image": images})[0] for images in batches])
 
-    def scores(found: np.ndarray) -> dict[str, float]:
-        return {} if info["final"] else headline(split.labels, found)
+    def scores(probabilities: np.ndarray) -> dict[str, float]:
+        return {} if info["final"] else headline(split.labels, probabilities)
 
-    def finish(graph: onnx.ModelProto, found: np.ndarray, precision: str, path: Path) -> int:
-        check = onnx_export.check_text(split.images.read([0])[0], found[0])
-        texts = {"precision": precision, "scores": scores(found), "reference": kept_for_drift, "check": check}
+    def drop(probabilities: np.ndarray) -> float:
+        if info["final"]:
+            return 1 - agreement(probabilities, in_fp32)
+        return scores(in_fp32)["macro_f1"] - scores(probabilities)["macro_f1"]
+
+    def write(graph: onnx.ModelProto, probabilities: np.ndarray, precision: str, path: Path) -> int:
+        check = onnx_export.check_text(split.images.read([0])[0], probabilities[0])
+        texts = {"precision": precision, "scores": scores(probabilities), "reference": kept_for_drift, "check": check}
         onnx_export.write(graph, info | texts, path)
         return path.stat().st_size
 
     network = onnx_export.network(net)
     full = onnx_export.assemble(network, info)
-    found = ask(full)
-    agreed, difference = agreement(found, expected), float(np.abs(found - expected).max())
+    in_fp32 = ask(full)
+    agreed, difference = agreement(in_fp32, expected), float(np.abs(in_fp32 - expected).max())
     if agreed < LEAST_AGREEMENT:
         raise PetalsError(
             f"{exported} not written: ONNX Runtime agrees with PyTorch on {agreed:.2%} of {val} only"
             f" (largest difference {difference:.2g})"
         )
 
+    what = "agreement with fp32 on val" if info["final"] else "macro F1 on val"
     rows = np.linspace(0, len(seen) - 1, min(CALIBRATION, len(seen))).astype(int)
     quantiser = Quantiser(network, seen.images.read(rows), params.threads)
-    for in_float in quantiser.attempts(lambda groups: progress(groups, "layers", "layer")):
-        small = onnx_export.assemble(quantiser.quantise(in_float), info)
-        said = ask(small)
-        if info["final"]:
-            fall, what = 1 - agreement(said, found), "agreement with fp32 on val"
-        else:
-            fall, what = scores(found)["macro_f1"] - scores(said)["macro_f1"], "macro F1 on val"
-        kept = fall <= params.max_f1_drop + 1e-9
-        layers = f"{len(quantiser.layers) - len(in_float)} of {len(quantiser.layers)} layers"
-        click.echo(f"int8, {layers}: {what} falls by {fall:.4f}")
-        if kept:
+    for left_in_float in quantiser.attempts(lambda groups: progress(groups, "layers", "layer")):
+        small = onnx_export.assemble(quantiser.quantise(left_in_float), info)
+        in_int8 = ask(small)
+        layers = f"{len(quantiser.layers) - len(left_in_float)} of {len(quantiser.layers)} layers"
+        click.echo(f"int8, {layers}: {what} falls by {drop(in_int8):.4f}")
+        if kept := drop(in_int8) <= params.max_f1_drop + 1e-9:
             break
 
-    size = finish(full, found, "fp32", exported)
+    size = write(full, in_fp32, "fp32", exported)
     click.echo(f"{exported}: {size / 1e6:.1f} MB, top-1 agreement {agreed:.2%}, largest difference {difference:.1e}")
+    agreed_in_int8 = agreement(in_int8, in_fp32)
     if kept:
-        small_size = finish(small, said, f"int8: {layers}", quantised)
-        click.echo(
-            f"{quantised}: {small_size / 1e6:.1f} MB, names the same class as fp32 for {agreement(said, found):.2%}"
-        )
+        small_size = write(small, in_int8, f"int8: {layers}", quantised)
+        click.echo(f"{quantised}: {small_size / 1e6:.1f} MB, names the same class as fp32 for {agreed_in_int8:.2%}")
     else:
         small_size = 0
         with replacing(quantised) as partial:
@@ -110,14 +110,14 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
         {
             "top1_agreement": round(agreed, 6),
             "max_abs_diff": float(f"{difference:.1e}"),
-            **scores(found),
+            **scores(in_fp32),
             "bytes": size,
             "int8": {
                 "kept": kept,
-                "top1_agreement": round(agreement(said, found), 6),
-                **scores(said),
+                "top1_agreement": round(agreed_in_int8, 6),
+                **scores(in_int8),
                 "bytes": small_size,
-                "layers_in_float": in_float,
+                "layers_in_float": left_in_float,
             },
         },
     )

@@ -47,6 +47,19 @@ def test_the_table(finished: Path):
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_how_far_macro_f1_would_move_with_other_images_of_its_kind(finished: Path):
+    (finished / "plots").mkdir()
+    rows = ["rose,rose"] * 45 + ["rose,iris"] * 5 + ["iris,iris"] * 50
+    text = "id,actual,predicted,confidence\n" + "".join(f"{n},{row},0.9\n" for n, row in enumerate(rows))
+    (finished / "plots" / "predictions.csv").write_text(text)
+    line = next(line for line in summary(finished).splitlines() if "macro f1  " in line)
+    low, high = map(float, line.split("interval ")[1].split(" … "))
+    # Against the normal approximation of the share of a hundred that is right.
+    assert 0.95 - 1.96 * 0.0218 == pytest.approx(low, abs=0.012) and 0.95 + 1.96 * 0.0218 == pytest.approx(
+        high, abs=0.012
+    )
+
+
 def test_a_final_model_has_no_scores(finished: Path):
     (finished / "metrics" / "evaluate.json").write_text('{"final": true}')
     int8 = {"kept": False, "top1_agreement": 0.98893, "bytes": 0}
