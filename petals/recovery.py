@@ -8,11 +8,15 @@ import json
 from pathlib import Path
 
 import click
-from dvc.dvcfile import LOCK_FILE, PROJECT_FILE, load_file
+from dvc.dvcfile import LOCK_FILE
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
+from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA
+from dvc.utils.strictyaml import load, validate
+
+from petals.errors import PetalsError
 
 RWLOCK = Path(".dvc/tmp/rwlock")
+GIT_LOCK = Path(".git/index.lock")
 CONFLICT = "<<<<<<<"
 
 
@@ -20,11 +24,12 @@ def recover(root: str | Path = ".") -> list[str]:
     """Remove the two files of `root` where they are cut short; gives a sentence for each that is gone.
 
     Nothing is lost: the lock file is made again from DVC's run cache, without running a stage. A lock file with
-    a merge conflict is left for its owner.
+    a merge conflict, or of a newer DVC, is left for its owner. Raises PetalsError where a git that was killed has left
+    its own lock, which no one else may break.
     """
     root = Path(root)
     lock, said = root / LOCK_FILE, []
-    if lock.is_file() and CONFLICT not in lock.read_text(encoding="utf-8", errors="replace") and not readable(lock):
+    if lock.is_file() and not whole(lock):
         lock.unlink()
         said.append(f"{LOCK_FILE} was cut short; removed, dvc repro writes it again from DVC's run cache")
     if (root / RWLOCK).is_file():
@@ -33,22 +38,35 @@ def recover(root: str | Path = ".") -> list[str]:
         except ValueError:
             (root / RWLOCK).unlink()
             said.append(f"{RWLOCK} was cut short; removed")
+    if (root / GIT_LOCK).exists():
+        raise PetalsError(
+            f"{GIT_LOCK} is there: unless a git runs here now, it is left of one that was killed; remove it"
+        )
     return said
 
 
-def readable(lock: Path) -> bool:
+def whole(lock: Path) -> bool:
+    """Whether a lock file is as DVC writes it, up to its last line; one with a merge conflict counts as whole."""
+    if CONFLICT in lock.read_text(encoding="utf-8", errors="replace"):
+        return True
     try:
-        with Repo(lock.parent) as repo:
-            load_file(repo, str(lock.with_name(PROJECT_FILE))).lockfile_contents  # noqa: B018
-    except DvcException:
+        content, text = load(str(lock))
+        stages = content["stages"]
+        for stage in stages.values():
+            validate(stage, COMPILED_LOCK_FILE_STAGE_SCHEMA)
+        files = [file for stage in stages.values() for kind in ("deps", "outs") for file in stage.get(kind, [])]
+    except (DvcException, AttributeError, KeyError, TypeError):
         return False
-    return True
+    return text.endswith("\n") and all("md5" in file for file in files if file.get("hash") == "md5")
 
 
 @click.command(help=__doc__)
 def main() -> None:
-    for sentence in recover():
-        click.echo(sentence)
+    try:
+        for sentence in recover():
+            click.echo(sentence)
+    except PetalsError as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

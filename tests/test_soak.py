@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+from dvc.repo import Repo
 from project import SMALL, run, tiny_records
 
 from benchmarks.soak import MOMENTS, STAGES, Kill, draw, run_reference, trial
@@ -70,6 +71,31 @@ def test_files_of_dvc_that_are_cut_short_are_mended_and_nothing_runs_again(folde
     output = run("dvc repro", folder).stdout
     assert "Running stage" not in output
     assert (folder / "dvc.lock").read_text() == lock
+
+
+def test_a_lock_that_is_cut_anywhere_is_one_that_dvc_can_read_or_gone(folder):
+    lock = (folder / "dvc.lock").read_text()
+    for keep in range(len(lock)):
+        (folder / "dvc.lock").write_text(lock[:keep])
+        if not recover():
+            with Repo() as repo:
+                assert [stage.name for stage in repo.index.stages] == ["a"]
+            assert lock[keep - 1] == "\n", lock[:keep]
+
+
+def test_a_mistake_elsewhere_does_not_cost_the_lock(folder):
+    lock = (folder / "dvc.lock").read_text()
+    (folder / ".dvc/config.local").write_text("[core]\n    autostagee = true\n[cache")
+    shutil.rmtree(folder / ".git")
+    assert recover() == []
+    (folder / "dvc.lock").write_text(lock.replace("2.0", "3.0"))
+    assert recover() == [] and (folder / "dvc.lock").exists()
+
+
+def test_the_lock_of_a_killed_git_is_named(folder):
+    (folder / ".git/index.lock").touch()
+    result = CliRunner().invoke(main)
+    assert result.exit_code == 1 and ".git/index.lock is there" in result.output
 
 
 def test_whole_files_and_a_merge_conflict_stay(folder):

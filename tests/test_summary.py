@@ -55,9 +55,9 @@ def test_how_far_macro_f1_would_move_with_other_images_of_its_kind(finished: Pat
     line = next(line for line in summary(finished).splitlines() if "macro f1  " in line)
     low, high = map(float, line.split("interval ")[1].split(" … "))
     # Against the normal approximation of the share of a hundred that is right.
-    assert 0.95 - 1.96 * 0.0218 == pytest.approx(low, abs=0.012) and 0.95 + 1.96 * 0.0218 == pytest.approx(
-        high, abs=0.012
-    )
+    deviation = (0.95 * 0.05 / 100) ** 0.5
+    assert low == pytest.approx(0.95 - 1.96 * deviation, abs=0.012)
+    assert high == pytest.approx(0.95 + 1.96 * deviation, abs=0.012)
 
 
 def test_a_final_model_has_no_scores(finished: Path):
