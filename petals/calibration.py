@@ -23,10 +23,12 @@ def rescale(probabilities: np.ndarray, temperature: float, offsets: np.ndarray |
 def class_offsets(counts: np.ndarray, strength: float) -> np.ndarray:
     """What logits at the right temperature lack for classes of `counts` training images (int, C); float64, C.
 
-    With `strength` 1 a rare class is as likely beforehand as a common one. It is 0 for classes of equal size.
+    With `strength` 1, and images drawn as they come, a rare class is as likely beforehand as a common one. It is 0 for
+    classes of equal size, and for those without images, of which nothing was learnt.
     """
-    counts = np.maximum(counts, 1)
-    return -strength * np.log(counts / counts.mean())
+    offsets, seen = np.zeros(len(counts)), counts > 0
+    offsets[seen] = -strength * np.log(counts[seen] / counts[seen].mean())
+    return offsets
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -53,7 +55,8 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def cross_fitted(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Rescale each fifth of the images by the temperature fitted to the other four fifths; gives float64, N × C.
 
-    So no image has a say in its own calibration. Image n is in fold n modulo 5.
+    So no image has a say in its own calibration, but for what was added for rare classes by the temperature that all of
+    them gave. Image n is in fold n modulo 5.
     """
     fold = np.arange(len(labels)) % FOLDS
     rescaled = np.empty(probabilities.shape)

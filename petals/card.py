@@ -29,13 +29,13 @@ def find_duplicates(packed: dict[str, Packed]) -> list[dict[str, object]]:
 
 
 def data_card(classes: list[str], packed: dict[str, Packed], pairs: list[dict[str, object]], dropped: int) -> dict:
-    """Counts by split, imbalance (largest class over smallest, in train) and near-duplicate pairs, for JSON."""
+    """Counts by split, imbalance (largest class over smallest, of those in train) and near-duplicates, for JSON."""
     train = class_counts(packed["train"].labels, classes)
     across = sum(pair["split_a"] != pair["split_b"] for pair in pairs)
     return {
         "images": {split: len(packed[split].ids) for split in SPLITS},
         "classes": len(classes),
-        "imbalance": round(float(train.max() / max(train.min(), 1)), 2),
+        "imbalance": round(float(train.max() / train[train > 0].min()), 2),
         "near_duplicates": {"within_splits": len(pairs) - across, "across_splits": across},
         "dropped_from_train": dropped,
     }

@@ -129,14 +129,8 @@ def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta
 
 
 def keep_rows(folder: Path, rows: np.ndarray) -> None:
-    """Rewrite a split in place with only the images at `rows`; the rest of its meta.json stays."""
+    """Rewrite a split in place with only the images at `rows`."""
     rewrite(folder, [(PackedSplit(folder), rows)])
-
-
-def append(folder: Path, other: Path, **meta: object) -> None:
-    """Rewrite a split in place with the images of `other` after its own, and `meta` added to its meta.json."""
-    parts = [PackedSplit(folder), PackedSplit(other)]
-    rewrite(folder, [(part, np.arange(len(part))) for part in parts], **meta)
 
 
 def move_rows(folder: Path, rows: np.ndarray, other: Path) -> None:
@@ -147,7 +141,10 @@ def move_rows(folder: Path, rows: np.ndarray, other: Path) -> None:
 
 
 def rewrite(folder: Path, parts: Sequence[tuple[PackedSplit, np.ndarray]], **more: object) -> None:
-    """Put the images at the rows of each of `parts` in the place of what `folder` holds, never all in memory."""
+    """Put the images at the rows of each of `parts` in the place of what `folder` holds, never all in memory.
+
+    The rest of its meta.json stays, but for `more`.
+    """
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     with replacing(folder / "kept") as kept:
         kept.mkdir()

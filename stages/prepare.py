@@ -12,7 +12,7 @@ from petals.duplicates import groups_of
 from petals.errors import PetalsError
 from petals.files import replacing
 from petals.holdout import set_aside
-from petals.packed import append, keep_rows, move_rows
+from petals.packed import PackedSplit, move_rows, rewrite
 from petals.packing import Packed, pack, pack_part
 from petals.parallel import pool
 from petals.params import PrepareParams, load_params
@@ -22,6 +22,8 @@ from petals.tables import write_csv, write_json
 from stages.cli import progress, stage
 from stages.dividing import part_option
 
+MANY = 0.1  # of the training images: so many near-duplicates of unseen ones are worth a look
+NO_ROWS = np.empty(0, np.int64)
 PAIR_COLUMNS = ("split_a", "id_a", "split_b", "id_b", "correlation")
 
 
@@ -75,25 +77,26 @@ def main(
             click.echo(f"no val split: {len(packed['val'].ids)} images of train are set aside for it")
 
         pairs = find_duplicates(packed)
-        leaks = {pair["row_a"] for pair in pairs if pair["split_a"] == "train" != pair["split_b"]}
-        if leaks and params.drop_leaks:
-            kept = np.setdiff1d(np.arange(len(packed["train"].ids)), list(leaks))
-            labels = packed["train"].labels
-            emptied = np.setdiff1d(labels, labels[kept])
-            if len(emptied):
-                name = dataset.classes[emptied[0]]
-                raise PetalsError(f"drop_leaks: all training images of {name!r} are in val or test too; add others")
-            keep_rows(folder / "train", kept)
-        dropped = len(leaks) if params.drop_leaks else 0
+        learnt, unseen = (("train", "val"), ("test",)) if params.final else (("train",), ("val", "test"))
+        leaks = {split: leaking(pairs, split, unseen) for split in learnt}
+        found, images = (sum(map(len, each)) for each in (leaks.values(), (packed[split].ids for split in learnt)))
+        if params.final or (found and params.drop_leaks):
+            left_out = leaks if params.drop_leaks else dict.fromkeys(learnt, NO_ROWS)
+            compose_train(folder, packed, left_out, dataset.classes, params.final)
         if params.final:
-            append(folder / "train", folder / "val", final=True)
             click.echo(f"final: train holds the {len(packed['val'].ids)} images of val too")
 
-    if leaks:
+    if found:
         fate = "dropped from train" if params.drop_leaks else "kept: drop_leaks: true takes them out"
-        click.echo(f"{len(leaks)} training images are near-duplicates of val or test images ({fate})")
-    write_json(card, data_card(dataset.classes, packed, pairs, dropped))
+        click.echo(f"{found} training images are near-duplicates of {' or '.join(unseen)} images ({fate})")
+        if found > MANY * images:
+            click.echo(
+                f"that is {found / images:.0%} of them: are the pairs in {duplicates_csv} one photograph, or alike?"
+            )
     train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
+    if absent := [name for name, count in zip(dataset.classes, train, strict=True) if not count]:
+        click.echo(f"no training image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; add some")
+    write_json(card, data_card(dataset.classes, packed, pairs, found if params.drop_leaks else 0))
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
     write_csv(duplicates_csv, PAIR_COLUMNS, ([pair[column] for column in PAIR_COLUMNS] for pair in pairs))
 
@@ -101,10 +104,34 @@ def main(
 def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed, Packed]:
     """Move `fraction` of the images of FOLDER/train to FOLDER/val; gives what is known of either."""
     rows = set_aside(train.labels, train.ids, groups_of(train.thumbnails), fraction)
+    if not len(rows):  # all of a class are alike, as small as they are compared: each is taken for itself
+        rows = set_aside(train.labels, train.ids, np.arange(len(train.ids)), fraction)
     if not len(rows):
-        raise PetalsError("no val split, and no class has two images that differ, one to set aside for it; add images")
+        raise PetalsError(
+            "no val split, and no class has two images, of which one could be set aside for it; add images"
+        )
     move_rows(folder / "train", rows, folder / "val")
     return train.at(np.setdiff1d(np.arange(len(train.ids)), rows)), train.at(rows)
+
+
+def leaking(pairs: list[dict[str, object]], split: str, unseen: tuple[str, ...]) -> np.ndarray:
+    """The rows of `split` that have a near-duplicate in one of `unseen`, which come after it in SPLITS."""
+    rows = {pair["row_a"] for pair in pairs if pair["split_a"] == split and pair["split_b"] in unseen}
+    return np.array(sorted(rows), dtype=np.int64)
+
+
+def compose_train(
+    folder: Path, packed: dict[str, Packed], left_out: dict[str, np.ndarray], classes: list[str], final: bool
+) -> None:
+    """Make FOLDER/train of the images of each split in `left_out`, less the rows that stand there."""
+    kept = {split: np.setdiff1d(np.arange(len(packed[split].ids)), rows) for split, rows in left_out.items()}
+    before = np.concatenate([packed[split].labels for split in kept])
+    after = np.concatenate([packed[split].labels[rows] for split, rows in kept.items()])
+    if len(emptied := np.setdiff1d(before, after)):
+        name = classes[emptied[0]]
+        raise PetalsError(f"drop_leaks: all training images of {name!r} are near-duplicates of unseen ones; add others")
+    parts = [(PackedSplit(folder / split), rows) for split, rows in kept.items()]
+    rewrite(folder / "train", parts, **({"final": True} if final else {}))
 
 
 if __name__ == "__main__":

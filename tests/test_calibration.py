@@ -53,6 +53,12 @@ def test_an_adjustment_takes_out_how_frequent_a_class_was():
     assert np.allclose(rescale(seen, 1.0, class_offsets(counts, 0.5)), half / half.sum(1, keepdims=True))
 
 
+def test_a_class_that_nothing_was_learnt_of_is_left_alone():
+    counts = np.array([12, 3, 0])
+    assert class_offsets(counts, 1.0)[2] == 0
+    assert np.array_equal(class_offsets(counts, 1.0)[:2], class_offsets(counts[:2], 1.0))
+
+
 def test_classes_of_equal_size_need_no_adjustment():
     assert class_offsets(np.full(3, 44), 0.5).tolist() == [0, 0, 0]
     assert np.isfinite(class_offsets(np.array([3, 0]), 1.0)).all()

@@ -41,7 +41,7 @@ def test_the_card_counts(packed: dict[str, Packed]):
 
 
 def test_a_class_without_images_does_not_divide_by_zero(packed: dict[str, Packed]):
-    assert data_card(["iris", "rose", "moss"], packed, [], 0)["imbalance"] == 4.0
+    assert data_card(["iris", "rose", "moss"], packed, [], 0)["imbalance"] == 2.0
 
 
 def test_counts_leave_unlabelled_images_out():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from petals.errors import PetalsError
-from petals.packed import PackedSplit, Shards, append, create_shards, keep_rows, write_labels
+from petals.packed import PackedSplit, Shards, create_shards, keep_rows, rewrite, write_labels
 
 SIZE, COUNT = 8, 11
 ROW = SIZE * SIZE * 3
@@ -92,12 +92,13 @@ def test_keep_rows_leaves_what_packing_them_alone_gives(folder: Path, rows: list
 
 
 @pytest.mark.parametrize("more", [0, 1, 7])
-def test_append_leaves_what_packing_both_together_gives(folder: Path, make_split: Callable[..., Path], more: int):
+def test_two_splits_become_what_packing_both_together_gives(folder: Path, make_split: Callable[..., Path], more: int):
     before = json.loads((folder / "meta.json").read_text())
     other = make_split(folder.with_name("val"), 255 - IMAGES[:more], LABELS[:more], classes="abc")
     kept = {path.name: path.read_bytes() for path in other.iterdir()}
     assert not PackedSplit(folder).final
-    append(folder, other, final=True)
+    both = [(PackedSplit(folder), np.arange(COUNT)), (PackedSplit(other), np.arange(more))]
+    rewrite(folder, both, final=True)
     split = PackedSplit(folder)
     assert split.final and split.labels.tolist() == LABELS + LABELS[:more]
     assert split.ids == [f"train-{n}" for n in range(COUNT)] + [f"val-{n}" for n in range(more)]

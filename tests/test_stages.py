@@ -314,9 +314,17 @@ def test_a_burst_is_set_aside_as_a_whole_or_not_at_all(folder):
     assert len(np.load("data/prepared/train/images-00000.npy")) == 54
 
 
+def test_photographs_that_are_all_alike_are_set_aside_one_by_one(folder):
+    for name in ("daisy", "tulip"):
+        (folder / "data/alike" / name).mkdir(parents=True)
+        for number in range(5):
+            (folder / "data/alike" / name / f"{name} {number}.jpg").write_bytes(picture(COLOURS[name], 1))
+    assert "2 images of train are set aside" in done(prepare, "data/alike", *PREPARE)
+
+
 def test_one_image_a_class_leaves_nothing_to_validate_on(folder):
     tiny_folders(folder / "data/folders", each=1)
-    assert "no class has two images that differ" in refused(prepare, "data/folders", *PREPARE)
+    assert "no class has two images, of which one" in refused(prepare, "data/folders", *PREPARE)
     assert not Path("data/prepared").exists()
 
 
@@ -354,6 +362,35 @@ def test_a_class_without_images_is_no_reason_to_refuse_drop_leaks(folder):
     image = decode_example(leak)["image"][0]
     write_records(test.with_name("09-40x40-1.tfrec"), [encode_example({"image": image, "id": b"leak"})])
     assert "1 training images are near-duplicates" in done(prepare, "data/tiny", *PREPARE)
+
+
+def test_a_final_model_learns_from_no_copy_of_a_test_image(folder):
+    tiny_records(folder / "data/tiny")
+    (_, leak), *_ = read_records(next((folder / "data/tiny").rglob("val/00*.tfrec")))
+    test = next((folder / "data/tiny").rglob("test/00*.tfrec"))
+    image, name = (decode_example(leak)[key][0] for key in ("image", "id"))
+    write_records(test.with_name("09-40x40-1.tfrec"), [encode_example({"image": image, "id": b"leak"})])
+    knobs(final=True, drop_leaks=True)
+    said = done(prepare, "data/tiny", *PREPARE)
+    assert "1 training images are near-duplicates of test images (dropped from train)" in said
+    learnt = json.loads(Path("data/prepared/train/ids.json").read_text())
+    assert len(learnt) == 32 and name.decode() not in learnt
+    assert name.decode() in json.loads(Path("data/prepared/val/ids.json").read_text())
+
+
+def test_a_class_without_training_images_is_told_and_gets_nothing(folder):
+    tiny_records(folder / "data/tiny")
+    with (folder / "data/tiny/classes.txt").open("a") as file:
+        file.write("zinnia\n")
+    assert "no training image of zinnia; add some" in done(prepare, "data/tiny", *PREPARE)
+    assert card()["imbalance"] == 1.0
+
+
+def test_many_near_duplicates_of_unseen_images_are_worth_a_look(folder):
+    tiny_folders(folder / "data/leaky/train")
+    tiny_folders(folder / "data/leaky/val")
+    said = done(prepare, "data/leaky", *PREPARE)
+    assert "24 training images are near-duplicates of val or test images" in said and "that is 100% of them" in said
 
 
 def test_images_that_dvc_links_to_its_cache_are_read(folder):
