@@ -11,6 +11,7 @@ from petals.listing import composed, entries, read_classes, scan, shown
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
+OTHER_NAMES = ("valid", "validation", "dev")  # that others give to val
 _CHUNK = 256  # image files that one worker reads at a time
 
 
@@ -42,6 +43,12 @@ def open_folders(root: Path) -> Dataset:
     present = [split for split in SPLITS if (root / split).is_dir()]
     if present and "train" not in present:
         raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}")
+    if (
+        present
+        and "val" not in present
+        and (other := next((root / n for n in OTHER_NAMES if (root / n).is_dir()), None))
+    ):
+        raise PetalsError(f"{shown(other)}: the validation split's folder should be called val; rename it")
     train = root / "train" if present else root
     files, skipped = _scan_classes(root, train)
     classes = _label_order(root, train, sorted(files))
@@ -55,7 +62,8 @@ def open_folders(root: Path) -> Dataset:
     if "test" in present:
         files, others = scan(root / "test", EXTENSIONS, root)
         if not files:
-            raise PetalsError(f"{shown(root / 'test')}: no image in it; add some or remove the folder")
+            inside = "; it is unlabelled: move the images of its folders up into it" if others else ""
+            raise PetalsError(f"{shown(root / 'test')}: no image in it; add some or remove the folder{inside}")
         splits["test"] = [(file, UNLABELLED) for file in files]
         skipped += others
     if present:

@@ -111,7 +111,7 @@ class TrainParams(StageParams):
     lr: Annotated[float, Field(gt=0, le=10)]
     head_lr: Annotated[float, Field(gt=0, le=1000)]
     weight_decay: Annotated[float, Field(ge=0, le=10)]
-    warmup_epochs: Annotated[float, Field(ge=0)]
+    warmup_epochs: Annotated[float, Field(ge=0, le=1000)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     clip_norm: Annotated[float, Field(gt=0)]
     ema: Annotated[float, Field(ge=0, lt=1)]
@@ -205,7 +205,8 @@ def read_mapping(path: str | Path) -> dict[str, object]:
         raise PetalsError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     try:
         values = yaml.load(text, Loader=Yaml12Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits
+    # ValueError: a number of 5,000 digits; the two others: a value that is not of the type of its tag, as `!!bool foo`.
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}: line {mark.line + 1}" if mark else path
         problem = getattr(error, "problem", None) or " ".join(str(error).split())

@@ -31,6 +31,7 @@ class StageCommand(click.Command):
     several = False  # whether torchrun may start it in several processes
 
     def invoke(self, context: click.Context) -> object:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, stop)
         try:
             if PROCESSES > 1 and not self.several:

@@ -5,29 +5,22 @@ import time
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from torch import nn
 
 from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
-from petals.calibration import class_offsets, fit_temperature, rescale
 from petals.curves import Curves
 from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
 from petals.errors import PetalsError
-from petals.models import Classifier, weights
+from petals.models import weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
-from petals.scores import macro_f1, negative_log_likelihood
 from petals.seeding import seed_for
 from petals.training_images import TrainingImages
+from petals.validation import calibrate, watch
 from stages.cli import Interrupt, progress, stage
-
-FINAL = (
-    "final: train holds val too, so nothing is watched, and the temperature stays 1, at which answers are too timid: "
-    "give that of the same settings with final: false, such as -S temperature=0.35"
-)
 
 
 @stage(TrainParams, several=True)
@@ -165,45 +158,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
         average.swap()
     saved.finish(state, model)
-
-
-def watch(
-    net: nn.Module, average: AveragedWeights, split: PackedSplit, group: distributed.Group, at: str
-) -> dict[str, float]:
-    """Score the averaged weights on the validation split: a curve to look at, which decides nothing."""
-    average.swap()
-    scores = group.predict(net, split)
-    average.swap()
-    if not np.isfinite(scores).all():
-        raise PetalsError(f"the scores on val are no longer finite at {at}: lower lr; the last checkpoint stays")
-    return {
-        "macro_f1": macro_f1(split.labels, scores.argmax(1)),
-        "nll": negative_log_likelihood(split.labels, scores),
-    }
-
-
-def calibrate(
-    net: Classifier, train: PackedSplit, val: PackedSplit, group: distributed.Group, adjust: float, given: float | str
-) -> str:
-    """Raise the answers of `net` for rare classes in the bias of its head, and set its temperature.
-
-    That is the number `given`, or, where it is "fit", fitted to `val`. Where `train` holds the images of `val` too,
-    nothing unseen is left to fit it to: the adjustment goes by the temperature of `train`, and that of `net` stays 1.
-    Says in a line what was done.
-    """
-    offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
-    if given != "fit":
-        before = after = given
-        said = f"temperature {given:g}, as params.yaml has it"
-    else:
-        known = train if train.final else val
-        scores = group.predict(net, known)
-        before = fit_temperature(known.labels, scores)
-        after = 1.0 if train.final else fit_temperature(known.labels, rescale(scores, 1.0, before * offsets))
-        said = FINAL if train.final else f"temperature {after:.3f}, fitted to val"
-    net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
-    net.temperature.fill_(after)
-    return said
+    interrupt.leave(group.agree(0.0, interrupt.requested)[1])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from project import SMALL, environment, tiny_records
 from safetensors.torch import load_file
 
-from petals import checkpoint
+from petals import checkpoint, validation
 from petals.checkpoint import progress_in
 from petals.files import STATE
 from stages import augment, prepare, train
@@ -196,7 +196,7 @@ def test_a_checkpoint_is_written_before_a_validation_that_would_take_too_long(fo
     now = [0.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 10.0)
-    scored, found = train.macro_f1, []
+    scored, found = validation.macro_f1, []
 
     def slow(*each: object) -> float:
         now[0] += 4.0
@@ -204,15 +204,41 @@ def test_a_checkpoint_is_written_before_a_validation_that_would_take_too_long(fo
         return scored(*each)
 
     knobs(epochs=4)
-    monkeypatch.setattr(train, "macro_f1", slow)
+    monkeypatch.setattr(validation, "macro_f1", slow)
     assert run().exit_code == 0
     assert found == [[STEPS], [STEPS], [3 * STEPS], [3 * STEPS]]
 
 
 def test_a_signal_while_validation_is_scored_is_not_lost(folder, uninterrupted, monkeypatch):
-    scored = train.macro_f1
-    monkeypatch.setattr(train, "macro_f1", lambda *each: (signal.raise_signal(signal.SIGTERM), scored(*each))[1])
+    scored = validation.macro_f1
+    monkeypatch.setattr(validation, "macro_f1", lambda *each: (signal.raise_signal(signal.SIGTERM), scored(*each))[1])
     assert [run().exit_code, run().exit_code] == [143, 143]
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert run().exit_code == 0 and outputs() == uninterrupted
+
+
+def test_a_signal_while_the_temperature_is_fitted_ends_the_run_once_the_model_is_written(folder, monkeypatch):
+    def calibrate(*arguments: object) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return validation.calibrate(*arguments)
+
+    monkeypatch.setattr(train, "calibrate", calibrate)
+    result = CliRunner().invoke(train.main, ARGUMENTS)
+    assert result.exit_code == 130 and "stopped by SIGINT with a checkpoint" in result.output
+    model = Path("models/model.safetensors").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(train.main, ARGUMENTS)
+    assert result.exit_code == 0 and "going on from the checkpoint" in result.output
+    assert Path("models/model.safetensors").read_bytes() == model
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "export"])
+def test_a_signal_while_modules_are_imported_is_one_line(tmp_path, stage):
+    interrupted = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    (tmp_path / "click.py").write_text(interrupted)
+    command = [sys.executable, "-m", f"stages.{stage}", "--help"]
+    path = {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment() | path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped by SIGINT; dvc repro goes on from here\n")

@@ -350,6 +350,19 @@ def test_a_split_folder_without_images(flowers: Path):
     assert fault(flowers).startswith(f"{flowers / 'val'}: no class folder with images")
 
 
+def test_a_test_split_with_class_folders_is_told_that_it_is_unlabelled(flowers: Path):
+    for path in (with_splits(flowers) / "test").iterdir():
+        path.unlink()
+    images(flowers / "test" / "rose", "r9.jpg")
+    assert "it is unlabelled: move the images of its folders up into it" in fault(flowers)
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "dev"])
+def test_a_validation_split_of_another_name_is_not_passed_over(flowers: Path, name: str):
+    (with_splits(flowers) / "val").rename(flowers / name)
+    assert fault(flowers) == f"{flowers / name}: the validation split's folder should be called val; rename it"
+
+
 def test_a_file_that_vanishes(flowers: Path):
     dataset = opened(flowers)
     path = flowers / "tulip" / "t0.png"
