@@ -1,5 +1,7 @@
 """Mend what a killed DVC may leave half written: python -m petals.recovery, which `make repro` runs first.
 
+A mistake in params.yaml is refused here too: DVC removes the outputs of a stage before that could say so.
+
 DVC writes dvc.lock and .dvc/tmp/rwlock in place. For some milliseconds of a run they are empty or cut short, and
 a run that is killed just then leaves them so; DVC then refuses to start.
 """
@@ -14,6 +16,7 @@ from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA
 from dvc.utils.strictyaml import load, validate
 
 from petals.errors import PetalsError
+from petals.params import PipelineParams, load_params
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 GIT_LOCK = Path(".git/index.lock")
@@ -65,6 +68,7 @@ def main() -> None:
     try:
         for sentence in recover():
             click.echo(sentence)
+        load_params(PipelineParams)
     except PetalsError as error:
         raise click.ClickException(str(error)) from None
 

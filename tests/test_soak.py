@@ -98,6 +98,12 @@ def test_the_lock_of_a_killed_git_is_named(folder):
     assert result.exit_code == 1 and ".git/index.lock is there" in result.output
 
 
+def test_a_mistake_in_params_is_said_before_dvc_removes_an_output(folder):
+    (folder / "params.yaml").write_text("image_size: 8\n")
+    result = CliRunner().invoke(main)
+    assert result.exit_code == 1 and result.output.startswith("Error: params.yaml: ")
+
+
 def test_whole_files_and_a_merge_conflict_stay(folder):
     assert recover() == []
     conflict = f"{CONFLICT} ours\nschema: '2.0'\n=======\nschema: '2.1'\n>>>>>>> theirs\n"
