@@ -46,7 +46,7 @@ def crop(image: Image.Image, area: float, place: tuple[float, float], size: int)
 
 
 def augment(image: Image.Image, size: int) -> Image.Image:
-    """A random crop, turn, flip and change of light, as strong as those of params.yaml."""
+    """A random crop, turn, flip and change of light, about as strong as those of params.yaml."""
     image = crop(image, random.uniform(0.35, 1), (random.random(), random.random()), size)
     image = image.rotate(random.uniform(-20, 20), Image.Resampling.BILINEAR)
     if random.random() < 0.5:

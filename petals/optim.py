@@ -81,7 +81,7 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
 class AveragedWeights:
     """An exponential moving average of all floating-point state of a model, batch statistics included.
 
-    In the first steps the horizon is shorter, so that the start is soon forgotten.
+    The decay rises from 0.1 to its limit, as (1 + step) / (10 + step), so that the first weights soon drop out.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
