@@ -55,7 +55,7 @@ def room_for_data(device: torch.device) -> int:
 def reseed(seed: int, device: torch.device) -> None:
     """As torch.manual_seed, for the processor and `device` alone.
 
-    That one also writes down the stack for each kind of GPU that may be woken later, a millisecond a step.
+    torch.manual_seed also records a stack trace for each GPU backend that may be initialised later: 1 ms a step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

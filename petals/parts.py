@@ -1,4 +1,4 @@
-"""A part of a stage's images, made on another machine: found again by what decides their pixels, and never taken else.
+"""A part of a stage's images, made on another machine; looked up by a hash of all that decides their pixels.
 
 `python -m stages.NAME … --part 1/2` leaves `OUTPUT.parts/1-of-2`: images as in a packed split, and `keys.npy`, uint8
 N × 16, of which each names an image. The stage without --part takes what it finds there and makes what is missing.
