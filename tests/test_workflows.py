@@ -114,6 +114,14 @@ def test_google_cloud_lets_in_the_workflows_that_sign_in_each_to_its_own_account
     assert "for WORKFLOW in images.yml deploy.yml; do" in deployment
 
 
+def test_a_machine_is_started_only_for_a_result_that_has_somewhere_to_go_and_its_scores_are_kept_in_any_case():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/train.yml").read_text())["jobs"]
+    runs = [step["run"] for step in jobs["launch"]["steps"] if "run" in step]
+    assert runs.index("python -m petals.remote check --address") < runs.index(".github/scripts/launch-machine.sh")
+    (keep,) = [step for step in jobs["train"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert keep["if"] == "${{ !cancelled() }}"
+
+
 def test_nobody_has_to_approve_that_a_machine_is_deleted():
     jobs = yaml.safe_load((ROOT / ".github/workflows/train.yml").read_text())["jobs"]
     assert jobs["launch"]["environment"] == "training"
