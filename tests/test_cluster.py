@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -186,6 +187,15 @@ def test_the_job_sets_what_there_is_and_starts_torchrun():
         settings = dict(word.split("=", 1) for word in words if "=" in word)
         assert set(settings) <= KNOBS and settings["launch"] == "torchrun -m"
     assert JOB["workerPoolSpecs"][0]["replicaCount"] == 1, "Vertex AI wants one machine in the first pool"
+
+
+def test_the_image_is_one_that_is_pushed():
+    script = (REPOSITORY / ".github/scripts/build-image.sh").read_text()
+    pushed = re.findall(r'--tag="\$name:([\w$]+)"', script)
+    guide = (REPOSITORY / "docs/scale.md").read_text()
+    images = [pool["containerSpec"]["imageUri"] for pool in JOB["workerPoolSpecs"]]
+    images += re.findall(r"image=(\S+/train:\w+)", guide)
+    assert len(images) == 3 and {image.rpartition("/")[2] for image in images} <= {f"train:{tag}" for tag in pushed}
 
 
 @pytest.mark.parametrize(
