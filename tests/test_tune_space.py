@@ -164,6 +164,12 @@ def test_a_curve_is_read_up_to_its_last_whole_line():
         ("ERROR: failed to reproduce 'train': failed to run: x, exited with -9\n", "train exited with -9"),
         ("ERROR: the queue is shut\n\nsee the docs", "the queue is shut"),
         ("fatal: bad object", "bad object"),
+        (
+            "'./dvc.lock' is invalid.\n\nDid not find expected node content, in line 3\n  3\n",
+            "'./dvc.lock' is invalid.",
+        ),
+        ("Did it run?\n'./dvc.lock' validation failed.\n\n  3   a: 3\n  745", "'./dvc.lock' validation failed."),
+        ("it ends\n  745", "it ends"),
         ("", "no word of why"),
     ],
 )
