@@ -214,6 +214,16 @@ def test_a_trial_that_was_told_to_stop_is_still_hopeless_after_a_kill(make):
     assert tuner.running[0].hopeless and again.running[0].hopeless
 
 
+@pytest.mark.parametrize("line", [b"garbage", b"\xff\xfe", b"[]", b"{}", b"3", b'{"op_code": 99, "worker_id": "x"}'])
+def test_a_damaged_study_is_one_line_with_its_name(tmp_path, line):
+    path = tmp_path / "study.journal"
+    open_study(path, "tune", SPACE)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(PetalsError) as caught:
+        open_study(path, "tune", SPACE)
+    assert str(caught.value) == f"{path}: damaged, so this search cannot go on; begin another with --name"
+
+
 @pytest.mark.parametrize(
     ("lock", "said"),
     [

@@ -23,10 +23,9 @@ from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import read_mapping
 from petals.stopping import stop_stage
-from petals.tune.space import Settings, Value, metric
+from petals.tune.space import CURVES, Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
-CURVES = "plots/train"  # where train leaves the curves at its end
 BUSY = re.compile("Unable to acquire lock|is busy, it is being blocked by|the index is locked")  # as DVC says it
 Curve = dict[int, float]
 
