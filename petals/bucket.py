@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import psutil
 import requests
-from dvc.config import Config
+from dvc.config import Config, ConfigError
 
 from petals.errors import PetalsError
 from petals.files import STATE, write_text
@@ -108,7 +108,11 @@ def stop() -> None:
 def _config() -> Config:
     if not Path(".dvc").is_dir():
         raise PetalsError("no .dvc folder here; run from the top folder of the repository")
-    return Config.from_cwd()
+    try:
+        return Config.from_cwd()
+    except ConfigError as error:
+        why = " ".join(str(error).split())
+        raise PetalsError(f".dvc/config.local, or else .dvc/config, is damaged; mend it first ({why})") from None
 
 
 def _running() -> dict[str, int] | None:

@@ -23,7 +23,7 @@ from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
 from petals.errors import PetalsError
-from petals.following import announced, announcing
+from petals.following import address, announced, announcing
 from petals.params import PipelineParams, load_params, read_mapping
 from petals.stopping import stop_stage
 from petals.tune.space import known
@@ -57,6 +57,16 @@ def place(cluster_spec: str) -> dict[str, str]:
     }
 
 
+def check_place() -> None:
+    """See that torchrun's variables say which of how many machines this is; raises PetalsError where they do not."""
+    for name, least in (("PET_NNODES", 1), ("PET_NODE_RANK", 0)):
+        text = os.environ.get(name, str(least))
+        if not text.isdecimal() or int(text) < least:
+            raise PetalsError(f"{name}: should be a whole number of {least} or more, but is {text!r}")
+    if os.environ.get("PET_NNODES", "1") != "1":
+        address()
+
+
 def shared_commands(root: str | Path = ".") -> dict[str, str]:
     """What the shell is to run for each stage of dvc.yaml that `launch` starts, by the module after it."""
     stages = read_mapping(Path(root) / "dvc.yaml")["stages"]
@@ -67,13 +77,15 @@ def shared_commands(root: str | Path = ".") -> dict[str, str]:
 
 def lead(overrides: Sequence[str], push: bool) -> None:
     settings = [word for each in overrides for word in ("-S", each)]
-    alone = int(os.environ.get("PET_NNODES", 1)) == 1
+    alone = os.environ.get("PET_NNODES", "1") == "1"
+    if push:
+        run(sys.executable, "-m", "petals.remote", "check")
     with nullcontext() if alone else announcing(list(shared_commands())):
         run(*DVC, "exp", "run", "--pull", *settings)
-    if push:
-        run(sys.executable, "-m", "petals.remote", "push")
     if "AIP_MODEL_DIR" in os.environ:
         keep_results(os.environ["AIP_MODEL_DIR"])
+    if push:
+        run(sys.executable, "-m", "petals.remote", "push")
 
 
 def keep_results(address: str) -> None:
@@ -146,6 +158,7 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
     try:
         if "CLUSTER_SPEC" in os.environ:
             os.environ.update(place(os.environ["CLUSTER_SPEC"]))
+        check_place()
         load_params(PipelineParams)
         with TemporaryDirectory() as folder:
             set_params(overrides, shutil.copy("params.yaml", folder))

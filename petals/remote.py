@@ -1,4 +1,6 @@
-"""`python -m petals.remote pull|push`: DVC's pull and push, with access asked first and the result looked at.
+"""`python -m petals.remote pull|push|check`: DVC's pull and push, with access asked first and the result looked at.
+
+`check` asks for access alone: before a run whose result is to be pushed.
 
 DVC alone leaves four gaps. Without access it tries again for minutes and ends in tracebacks. `dvc push` takes it for
 success that data is neither here nor in the remote. `dvc pull` without targets fails over an out that is
@@ -9,8 +11,11 @@ reads as a list, it is believed, though every file is checked against its hash (
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import requests
@@ -28,7 +33,7 @@ HELP = "see docs/gcp.md"
 ENVIRONMENT = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 ANSWERS = {
     401: f"not open to you; run gcloud auth application-default login, or {HELP}",
-    403: f"your account may not list it; it needs roles/storage.objectUser on the bucket, {HELP}",
+    403: f"your account may not %s it; it needs roles/storage.objectUser on the bucket, {HELP}",
     404: f"no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET/dvc, {HELP}",
 }
 
@@ -42,37 +47,75 @@ def check_access(root: str | Path = ".") -> None:
 
     Raises PetalsError if the answer is no, or none. A remote that is not on Google Cloud Storage is not asked.
     """
+    odb = _remote(root)
+    if odb.fs.protocol == "gs":
+        _listed(odb, odb.path)
+
+
+def check_push(root: str | Path = ".") -> None:
+    """As `check_access`, and write a small object, as `push` will; it is deleted again where that is allowed."""
+    check_access(root)
+    odb = _remote(root)
+    if odb.fs.protocol != "gs":
+        return
+    bucket, _, prefix = odb.path.partition("/")
+    name = f"{prefix}/access-{uuid.uuid4().hex}"
+    query = {"uploadType": "media", "name": name}
+    _ask(odb, "write to", "POST", f"upload/storage/v1/b/{bucket}/o", params=query, data=b"may I?")
+    with suppress(PetalsError):  # push deletes nothing, so it needs no right to
+        _ask(odb, "delete from", "DELETE", f"storage/v1/b/{bucket}/o/{quote(name, safe='')}")
+
+
+def check_address(root: str | Path = ".") -> None:
+    """Look at the address of the default remote alone; raises NoBucketError where it is the placeholder."""
+    _remote(root)
+
+
+def _remote(root: str | Path) -> HashFileDB:
+    """The default remote; nothing is asked yet."""
     try:
         with Repo(root) as repo:
             odb = repo.cloud.get_remote_odb()
-    except DvcException as error:
+    except (DvcException, ImportError) as error:  # ImportError: what DVC needs for that kind is not installed
         raise PetalsError(f"the remote cannot be used: {' '.join(str(error).split())}") from None
-    if odb.fs.protocol != "gs":
-        return
-    _listed(odb, odb.path)
-
-
-def _listed(odb: HashFileDB, path: str) -> list[dict[str, object]]:
-    """At most one object of a bucket whose path starts so. Not by gcsfs: see ENVIRONMENT, which it reads on import."""
-    bucket, _, prefix = path.partition("/")
-    if bucket.endswith(".example"):  # a name that nobody can register
+    bucket = odb.path.partition("/")[0]
+    if odb.fs.protocol == "gs" and bucket.endswith(".example"):  # a name that nobody can register
         raise NoBucketError(
             f"gs://{bucket} only stands for a bucket of your own; point the remote at it with "
             f"dvc remote modify gcs url gs://BUCKET/dvc, {HELP}"
         )
+    return odb
+
+
+def _listed(odb: HashFileDB, path: str) -> list[dict[str, object]]:
+    """At most one object of a bucket whose path starts so."""
+    bucket, _, prefix = path.partition("/")
+    answer = _ask(odb, "list", "GET", f"storage/v1/b/{bucket}/o", params={"prefix": prefix, "maxResults": 1})
+    return answer.json().get("items", [])
+
+
+def _ask(odb: HashFileDB, what: str, method: str, path: str, **options: object) -> requests.Response:
+    """The bucket's answer to one request. Not by gcsfs: see ENVIRONMENT, which it reads on import."""
+    bucket = odb.path.partition("/")[0]
+    headers: dict[str, str] = {}
+    key = odb.fs.fs_args["token"]
+    if key not in (None, "anon") and not Path(key).is_file():  # gcsfs would take its path for a token
+        raise PetalsError(f"gs://{bucket}: {key}, which credentialpath names, is not there; {HELP}")
     try:
-        headers: dict[str, str] = {}
         gcs = odb.fs.fs
         gcs.credentials.apply(headers)
-        where = f"{gcs.base}b/{bucket}/o"
-        answer = requests.get(where, {"prefix": prefix, "maxResults": 1}, headers=headers, timeout=10)
+    except (GoogleAuthError, HttpError, NonRetryableError, OSError, ValueError, KeyError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise PetalsError(f"gs://{bucket}: these credentials fail ({why}), {HELP}") from None
+    server = gcs.base.removesuffix("storage/v1/")
+    try:
+        answer = requests.request(method, f"{server}{path}", headers=headers, timeout=10, **options)
     except requests.RequestException:
-        raise PetalsError(f"gs://{bucket}: no answer from {gcs.base}; are you connected? {HELP}") from None
-    except (GoogleAuthError, HttpError, NonRetryableError, OSError, ValueError) as error:
-        raise PetalsError(f"gs://{bucket}: these credentials fail ({' '.join(str(error).split())}), {HELP}") from None
+        raise PetalsError(f"gs://{bucket}: no answer from {server}; are you connected? {HELP}") from None
     if not answer.ok:
-        raise PetalsError(f"gs://{bucket}: {ANSWERS.get(answer.status_code, f'HTTP {answer.status_code}, {HELP}')}")
-    return answer.json().get("items", [])
+        said = ANSWERS.get(answer.status_code, f"HTTP {answer.status_code}, {HELP}")
+        raise PetalsError(f"gs://{bucket}: {said.replace('%s', what)}")
+    return answer
 
 
 def _has(odb: HashFileDB, oid: str) -> bool:
@@ -128,11 +171,12 @@ def run(command: str, targets: Sequence[str], root: str | Path) -> None:
 
 
 @click.command(help=__doc__)
-@click.argument("command", type=click.Choice(["pull", "push"]))
+@click.argument("command", type=click.Choice(["pull", "push", "check"]))
 @click.option("--if-bucket", is_flag=True, help="Do nothing while the remote only stands for a bucket of your own.")
-def main(command: str, if_bucket: bool) -> None:
+@click.option("--address", is_flag=True, help="Of check: no more than that the remote is a bucket of your own.")
+def main(command: str, if_bucket: bool, address: bool) -> None:
     try:
-        pull() if command == "pull" else push()
+        {"pull": pull, "push": push, "check": check_address if address else check_push}[command]()
     except NoBucketError as error:
         if not if_bucket:
             raise click.ClickException(str(error)) from None

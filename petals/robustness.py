@@ -10,7 +10,7 @@ from petals.corruptions import CORRUPTIONS, corrupt
 from petals.packed import PackedSplit
 from petals.scores import macro_f1
 
-# Which of the five are tried, by their number. Their mean is 3, whatever the number, so that mean scores compare.
+# Which of the five are tried, by their number: about the middle. Mean scores compare where these are the same alone.
 SEVERITIES = ((), (3,), (1, 5), (1, 3, 5), (1, 2, 4, 5), (1, 2, 3, 4, 5))
 
 

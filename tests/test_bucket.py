@@ -130,6 +130,16 @@ def test_a_damaged_note_of_the_server_is_no_server(clone, port, damaged):
     assert command("start", f"--port={port}")[0] == 0
 
 
+@pytest.mark.parametrize("damaged", ['[\'remote "bucket"\n', "[core]\n    remotes = bucket\n"])
+def test_damaged_settings_of_dvc_are_one_line_and_stay(clone, damaged):
+    local = clone / ".dvc" / "config.local"
+    local.write_text(damaged)
+    for arguments in (["start"], ["stop"]):
+        code, output = command(*arguments)
+        assert (code, output.count("\n"), local.read_text()) == (1, 1, damaged)
+        assert output.startswith("Error: .dvc/config.local, or else .dvc/config, is damaged; mend it first (config ")
+
+
 def test_a_taken_port_is_one_line(clone):
     with socket.create_server((bucket.HOST, 0)) as other:
         port = other.getsockname()[1]

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -32,12 +33,15 @@ SPEC = {
 def ran(tmp_path: Path, monkeypatch) -> list[list[str]]:
     """The commands that are run, in a copy of the project, instead of running them."""
     monkeypatch.chdir(copy_project(tmp_path))
-    for name in ("CLUSTER_SPEC", "AIP_MODEL_DIR", "PET_NODE_RANK"):
+    for name in ("CLUSTER_SPEC", "AIP_MODEL_DIR", "PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     commands: list[list[str]] = []
 
     monkeypatch.setattr(cluster, "run", lambda *command: commands.append(list(command)))
     return commands
+
+
+CHECK, PUSH = ([sys.executable, "-m", "petals.remote", command] for command in ("check", "push"))
 
 
 def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_path):
@@ -46,12 +50,47 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
     Path("metrics/evaluate.json").write_text("{}")
     done = CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m", "--push"])
     assert done.exit_code == 0, done.output
-    assert ran == [
-        [sys.executable, "-m", "dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"],
-        [sys.executable, "-m", "petals.remote", "push"],
-    ]
+    assert ran == [CHECK, [sys.executable, "-m", "dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"], PUSH]
     kept = {str(path.relative_to(tmp_path / "bucket")) for path in (tmp_path / "bucket").rglob("*") if path.is_file()}
     assert kept == {"params.yaml", "metrics/evaluate.json"}
+
+
+@pytest.mark.parametrize(("fails", "begun", "kept"), [("check", 1, False), ("push", 3, True)])
+def test_a_bucket_that_is_shut_is_told_before_the_run_and_costs_no_scores(
+    ran, monkeypatch, tmp_path, fails: str, begun: int, kept: bool
+):
+    def run(*command: str) -> None:
+        ran.append(list(command))
+        if command[-1] == fails:
+            raise SystemExit(1)
+
+    monkeypatch.setattr(cluster, "run", run)
+    monkeypatch.setenv("AIP_MODEL_DIR", str(tmp_path / "bucket"))
+    done = CliRunner().invoke(cluster.main, ["--push"])
+    assert (done.exit_code, len(ran), (tmp_path / "bucket/params.yaml").exists()) == (1, begun, kept)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PET_NNODES": "1:4"}, "PET_NNODES: should be a whole number of 1 or more, but is '1:4'"),
+        ({"PET_NNODES": "two"}, "PET_NNODES: should be a whole number of 1 or more, but is 'two'"),
+        ({"PET_NNODES": "0"}, "PET_NNODES: should be a whole number of 1 or more, but is '0'"),
+        ({"PET_NNODES": "2"}, "PET_MASTER_ADDR and PET_MASTER_PORT should say where the first machine is"),
+    ],
+)
+def test_machines_that_cannot_meet_begin_nothing(ran, monkeypatch, rank: str, variables: dict, said: str):
+    for name, value in ({"PET_NODE_RANK": rank} | variables).items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(cluster.main, [])
+    assert (done.exit_code, done.output, ran) == (1, f"Error: {said}\n", [])
+
+
+def test_a_machine_without_a_number_begins_nothing(ran, monkeypatch):
+    monkeypatch.setenv("PET_NODE_RANK", "first")
+    done = CliRunner().invoke(cluster.main, [])
+    assert done.output == "Error: PET_NODE_RANK: should be a whole number of 0 or more, but is 'first'\n" and not ran
 
 
 def test_the_others_prepare_and_then_run_what_launch_starts(ran, monkeypatch):
@@ -148,6 +187,15 @@ def test_the_job_sets_what_there_is_and_starts_torchrun():
         settings = dict(word.split("=", 1) for word in words if "=" in word)
         assert set(settings) <= KNOBS and settings["launch"] == "torchrun -m"
     assert JOB["workerPoolSpecs"][0]["replicaCount"] == 1, "Vertex AI wants one machine in the first pool"
+
+
+def test_the_image_is_one_that_is_pushed():
+    script = (REPOSITORY / ".github/scripts/build-image.sh").read_text()
+    pushed = re.findall(r'--tag="\$name:([\w$]+)"', script)
+    guide = (REPOSITORY / "docs/scale.md").read_text()
+    images = [pool["containerSpec"]["imageUri"] for pool in JOB["workerPoolSpecs"]]
+    images += re.findall(r"image=(\S+/train:\w+)", guide)
+    assert len(images) == 3 and {image.rpartition("/")[2] for image in images} <= {f"train:{tag}" for tag in pushed}
 
 
 @pytest.mark.parametrize(

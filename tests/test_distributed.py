@@ -12,6 +12,7 @@ import torch
 from processes import EVALUATE, TRAIN, call, first_line_alone, knobs, prepare_data, said, start, torchrun
 from torch import nn
 
+from benchmarks.overhead import end
 from petals import distributed
 from petals.distributed import Group
 from petals.drift import Reference
@@ -67,7 +68,10 @@ def test_two_processes_end_where_one_does(folder, monkeypatch):
     monkeypatch.chdir(folder)
     knobs(**RECIPE)
     run = start(torchrun("--nproc-per-node=2", "-m", "meeting"))
-    output, errors = run.communicate(timeout=300)
+    try:
+        output, errors = run.communicate(timeout=300)
+    finally:
+        end(run)
     assert run.returncode == 0, errors
     assert output.count("epoch 3/3") == 1, "one process speaks"
 
@@ -101,11 +105,14 @@ def test_a_process_that_is_killed_ends_the_run_with_a_line_and_one_alone_goes_on
     monkeypatch.chdir(folder)
     knobs(**RECIPE | {"epochs": 1000})
     run = start(torchrun("--nproc-per-node=2", "-m", "stages.train", *TRAIN))
-    assert run.stdout.readline().startswith("epoch 1/1000")
-    second = next(each for each in psutil.Process(run.pid).children() if each.environ()["RANK"] == "1")
-    second.kill()
-    errors = run.communicate(timeout=60)[1]
-    assert run.returncode == 1
+    try:
+        assert run.stdout.readline().startswith("epoch 1/1000")
+        second = next(each for each in psutil.Process(run.pid).children() if each.environ()["RANK"] == "1")
+        second.kill()
+        errors = run.communicate(timeout=60)[1]
+        assert run.returncode == 1
+    finally:
+        end(run)
     (line,) = said(errors)
     assert "another process of this run" in line and "was lost; dvc repro goes on from the last checkpoint" in line
     assert first_line_alone().startswith("going on from the checkpoint at epoch ")

@@ -354,11 +354,15 @@ def test_a_full_data_set_is_tens_of_objects(first, storage):
 
 class Answer(http.server.BaseHTTPRequestHandler):
     status = 200
+    refused = ("GET", "POST", "DELETE")
 
     def do_GET(self) -> None:
-        self.send_response(self.status)
+        status = self.status if self.command in self.refused else 200
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps({"error": {"code": self.status, "message": "no"}}).encode())
+        self.wfile.write(json.dumps({"error": {"code": status, "message": "no"}}).encode())
+
+    do_POST = do_DELETE = do_GET
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -386,6 +390,48 @@ def test_no_access_is_one_line_before_dvc_is_asked(first, monkeypatch, status, m
     assert result.output.count("\n") == 1
 
 
+def test_a_check_for_a_push_leaves_nothing(first, storage, monkeypatch):
+    monkeypatch.chdir(first.root)
+    result = CliRunner().invoke(remote.main, ["check"])
+    assert (result.exit_code, result.output, storage.names()) == (0, "", [])
+
+
+@pytest.mark.parametrize(("refused", "code"), [("POST", 1), ("DELETE", 0)])
+def test_a_check_for_a_push_asks_for_the_right_to_write_and_no_more(first, monkeypatch, refused, code):
+    monkeypatch.chdir(first.root)
+    handler = type("Fixed", (Answer,), {"status": 403, "refused": (refused,)})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        point(first, f"http://127.0.0.1:{server.server_port}")
+        remote.check_access()
+        result = CliRunner().invoke(remote.main, ["check"])
+        server.shutdown()
+    assert (result.exit_code, result.output.count("\n")) == (code, code)
+    assert not code or "gs://petals: your account may not write to it; it needs roles/storage.obj" in result.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("credentialpath = /nowhere.json", "gs://petals: /nowhere.json, which credentialpath names, is not there; see"),
+        (
+            "credentialpath = ../other.json",
+            "gs://petals: these credentials fail ('refresh_token' is missing), see docs",
+        ),
+        ("url = s3://petals/dvc", "the remote cannot be used: s3 is supported, but requires 'dvc-s3' to be installed"),
+    ],
+)
+def test_credentials_and_remotes_that_will_not_do_are_one_line(ran, tmp_path, environment, monkeypatch, setting, said):
+    root = tmp_path / "clone"
+    shutil.copytree(ran, root, symlinks=True)
+    (root / "other.json").write_text('{"type": "external_account"}')
+    (root / ".dvc" / "config.local").write_text(f"['remote \"gcs\"']\n    {setting}\n")
+    monkeypatch.chdir(root)
+    result = CliRunner().invoke(remote.main, ["check"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert result.output.startswith(f"Error: {said}")
+
+
 def test_no_answer_and_no_bucket_of_ones_own_are_one_line(first, storage, monkeypatch):
     storage.kill()
     storage.proxy.close()
@@ -397,9 +443,10 @@ def test_no_answer_and_no_bucket_of_ones_own_are_one_line(first, storage, monkey
     (first.root / ".dvc" / "config").write_text((REPOSITORY / ".dvc" / "config").read_text())
     quiet = CliRunner().invoke(remote.main, ["push", "--if-bucket"])
     assert (quiet.exit_code, quiet.output) == (0, "")
-    result = CliRunner().invoke(remote.main, ["pull"])
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "point the remote at it with dvc remote modify gcs url gs://BUCKET/dvc, see docs/gcp.md" in result.output
+    for command in (["check", "--address"], ["pull"]):
+        result = CliRunner().invoke(remote.main, command)
+        assert (result.exit_code, result.output.count("\n")) == (1, 1)
+        assert "point the remote at it with dvc remote modify gcs url gs://BUCKET/dvc, see docs/gcp.md" in result.output
 
 
 def test_a_remote_that_is_no_bucket_is_left_to_dvc(first, second, tmp_path):

@@ -136,8 +136,7 @@ def test_a_better_branch_is_said_to_be_better(repository):
     assert "| … calibration error before temperature scaling | 0.1234 | 0.1234 | 0.0000 |" in page
     assert "| `lr` | `0.001` | `0.01` |\n| `mixup` | – | `0.2` |" in page
     assert "| `train` | params `lr`; outs `models/model.safetensors` |" in page
-    assert "| `models/model.safetensors` | 18,000,000 | 18,000,000 | 0 |" in page
-    assert "Unchanged: data card." in page
+    assert "Unchanged: data card, size of the model." in page and "Model:" not in page
 
     won = sum(b != a == h for a, b, h in zip(actual, base, head, strict=True))
     lost = sum(b == a != h for a, b, h in zip(actual, base, head, strict=True))
@@ -230,6 +229,53 @@ def test_robustness_is_a_score_where_it_was_measured(repository):
     assert f"{row}| 0.2500 | 0.5000 | +0.2500 |" in report("measured", "after")
     assert f"{row}| – | 0.5000 | – |" in report("before", "after")
     assert row not in report("before", "off") and "robustness.json" not in report("before", "off")
+    assert "severities" not in report("measured", "after") + report("before", "after")
+    other = {"mean_macro_f1": 0.5, "severities": [1, 3, 5], "by_corruption": []}
+    repository.commit(files | {"metrics/robustness.json": json.dumps(other)}, "other")
+    page = report("measured", "other")
+    assert f"{row}| 0.2500 | 0.5000 | – |" in page
+    note = "Images were corrupted with other severities (base `[3]`, head `[1, 3, 5]`), so those means are not compared"
+    assert note in page
+
+
+def test_the_score_in_int8_is_told_or_that_it_was_left_out(repository):
+    files = run_files(["rose", "iris"], ["rose", "rose"])
+    repository.commit(files, "older")
+    for name, int8 in {
+        "kept": {"kept": True, "macro_f1": 0.5},
+        "better": {"kept": True, "macro_f1": 0.75},
+        "lost": {"kept": False, "macro_f1": 0.125},
+        "damaged": [1],
+    }.items():
+        repository.commit(files | {"metrics/export.json": json.dumps({"int8": int8})}, name)
+    row = "| macro F1 in int8 "
+    assert f"{row}| 0.5000 | 0.7500 | +0.2500 |" in report("kept", "better")
+    assert f"{row}| 0.5000 | left out | – |" in report("kept", "lost")
+    assert f"{row}| left out | left out | – |" in report("lost", "lost")
+    assert f"{row}| – | 0.5000 | – |" in report("older", "kept")
+    assert row not in report("older", "damaged")
+
+
+def test_scores_that_are_too_many_for_the_table_are_counted(repository):
+    files = run_files(["rose", "iris"], ["rose", "rose"])
+    repository.commit(files | {"metrics/evaluate.json": json.dumps({f"score {n}": 0.5 for n in range(30)})})
+    page = report("HEAD")
+    assert "`score 29`" in page and "`score 3`" not in page
+    assert "\n\n… and 7 more.\n" in page
+
+
+def test_the_size_of_the_model_is_told_where_it_changed(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    repository.commit(files, "before")
+    larger = files["dvc.lock"].replace("18000000", "20000000")
+    repository.commit(files | {"dvc.lock": larger}, "larger")
+    repository.commit(files | {"dvc.lock": "stages: {}\n"}, "none")
+    page = report("before", "larger")
+    assert "Model: 20.0 MB in 1 file" in page
+    assert "| `models/model.safetensors` | 18,000,000 | 20,000,000 | +2,000,000 |" in page
+    page = report("before", "none")
+    assert "Model: 0.0 MB in 0 files" in page and "| `models/model.safetensors` | 18,000,000 | – | – |" in page
+    assert "size of the model" not in report("none", "none")
 
 
 def test_stages_say_why_their_lock_changed(repository):
@@ -252,7 +298,7 @@ def test_a_setting_that_changed_its_type_alone_has_changed(repository):
     repository.commit(files | {"params.yaml": files["params.yaml"].replace("epochs: 1", "epochs: 1.0")})
     page = report("before")
     assert "| `epochs` | `1` | `1.0` |" in page
-    assert "Unchanged: data card, stages." in page
+    assert "Unchanged: data card, stages, size of the model." in page
 
 
 def test_a_data_card_that_changed_is_shown(repository):
@@ -316,7 +362,9 @@ def test_long_curves_are_thinned_and_numbers_have_no_exponent(repository):
     values = list(np.exp(-np.arange(1000) / 50))
     repository.commit(run_files(["rose"], ["rose"], curves={"train/loss": values[::-1]}), "before")
     repository.commit(run_files(["rose"], ["rose"], curves={"train/loss": values, "train/blown": [1, 1e300]}))
-    (chart,) = charts(report("before"))
+    page = report("before")
+    assert "as not finite or beyond 1e+12: `train/blown` in head." in page
+    (chart,) = charts(page)
     first, second = chart.splitlines()[-2:]
     assert first.count(",") == second.count(",") == 32
     assert '    x-axis "step" 0 --> 999' in chart
@@ -325,6 +373,17 @@ def test_long_curves_are_thinned_and_numbers_have_no_exponent(repository):
         drawn = json.loads(line[line.index("[") :])
         ends = [1, values[-1]] if '"head"' in line else [values[-1], 1]
         assert [drawn[0], drawn[-1]] == pytest.approx(ends, abs=1e-3)
+
+
+def test_curves_of_a_run_that_diverged_are_named(repository):
+    good, lost = {"train/loss": [3, 2, 1], "val/nll": [1, 2]}, {"train/loss": ["nan"] * 3, "val/nll": [1, 2]}
+    half = {"train/loss": [3, 2, "inf"], "val/nll": [1, 2]}
+    for name, curves in {"good": good, "lost": lost, "half": half}.items():
+        repository.commit(run_files(["rose"], ["rose"], curves=curves), name)
+    line = "Not drawn, or not in full, as not finite or beyond 1e+12: "
+    assert f"{line}`train/loss` in head." in report("good", "lost")
+    assert f"{line}`train/loss` in base, `train/loss` in head." in report("lost", "half")
+    assert line not in report("lost", "lost") + report("good", "good")
 
 
 # What is missing or damaged
@@ -413,7 +472,15 @@ def test_outside_a_repository_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     result = run("main")
     assert result.exit_code == 2
-    assert "not in a git repository" in result.stderr
+    assert "git can read no repository here, run the report inside one: not a git repository" in result.stderr
+
+
+def test_a_repository_of_another_user_is_what_git_says_of_it(repository, monkeypatch):
+    repository.commit({"README.md": "a"})
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    result = run("main")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "detected dubious ownership in repository" in result.stderr and "safe.directory" in result.stderr
 
 
 # --fail-under

@@ -1,11 +1,16 @@
 """The search and its file, with experiments that end at once: what is proposed, what is kept, what comes of it."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from optuna.trial import TrialState
+from project import environment
 
 from petals.errors import PetalsError
+from petals.tune import experiments
 from petals.tune import search as searching
-from petals.tune.experiments import Seen
+from petals.tune.experiments import Experiments, Seen
 from petals.tune.results import best, table
 from petals.tune.search import Tuner
 from petals.tune.space import Search
@@ -207,3 +212,38 @@ def test_a_trial_that_was_told_to_stop_is_still_hopeless_after_a_kill(make):
     again = make()
     again.begin()
     assert tuner.running[0].hopeless and again.running[0].hopeless
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"\xff\xfe", b"[]", b"{}", b"3", b'{"op_code": 99, "worker_id": "x"}'])
+def test_a_damaged_study_is_one_line_with_its_name(tmp_path, line):
+    path = tmp_path / "study.journal"
+    open_study(path, "tune", SPACE)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(PetalsError) as caught:
+        open_study(path, "tune", SPACE)
+    assert str(caught.value) == f"{path}: damaged, so this search cannot go on; begin another with --name"
+
+
+@pytest.mark.parametrize(
+    ("lock", "said"),
+    [
+        ("schema: '2.0'\nstages: [\n", "'./dvc.lock' is invalid."),
+        ("schema: '2.0'\nstages:\n  train: 3\n", "'./dvc.lock' validation failed."),
+    ],
+)
+def test_a_broken_lock_file_is_told_at_once(tmp_path, monkeypatch, lock, said):
+    """DVC's message has `lock` in it, but waiting for another process mends nothing."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    analytics = false\n")
+    Path("dvc.yaml").write_text("stages:\n  train:\n    cmd: 'true'\n    params: [lr]\n    outs: [model]\n")
+    Path("params.yaml").write_text("lr: 1\n")
+    Path("dvc.lock").write_text(lock)
+    subprocess.run("git add -A && git commit -qm project", shell=True, check=True)
+    monkeypatch.setattr(experiments.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    with pytest.raises(PetalsError) as caught:
+        Experiments().queue("tune-000", {"lr": 2})
+    assert str(caught.value) == f"dvc exp run: {said}"

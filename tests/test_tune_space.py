@@ -58,6 +58,16 @@ def test_the_space_of_this_repository_holds_its_own_settings():
         ({"seeds": []}, "seeds: "),
         ({"seeds": [99999999999999999999]}, "seeds.0: should be less than 9223372036854775808"),
         ({"objective": "macro_f1"}, "objective: "),
+        (
+            {"objective": "metrics/test.json:f1"},
+            "objective: the pipeline has no metrics metrics/test.json; there is m",
+        ),
+        (
+            {"objective": "/tmp/x.json:f1"},
+            "objective: the pipeline has no metrics /tmp/x.json; there is metrics/p",
+        ),
+        ({"curve": "../val/nll"}, "curve: should be one of plots/train, but is '../val/nll'"),
+        ({"curve": "/val/nll"}, "curve: should be one of plots/train, but is '/val/nll'"),
         ({"direction": "up"}, "direction: "),
         ({"trials": 3}, "trials: there is no such key"),
     ],
@@ -68,6 +78,15 @@ def test_a_mistake_is_one_line(changed, said):
         load_search("tune.yaml", [])
     assert str(caught.value).startswith("tune.yaml: ") and said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_curve_that_lies_elsewhere_is_told_with_those_there_are(folder):
+    for name in ("val/nll", "train/loss"):
+        (folder / "plots/train" / name).parent.mkdir(parents=True)
+        (folder / "plots/train" / f"{name}.tsv").touch()
+    write(curve="../nll")
+    with pytest.raises(PetalsError, match=r"but is '\.\./nll'; there is train/loss, val/nll$"):
+        load_search("tune.yaml", [])
 
 
 @pytest.mark.parametrize(
@@ -164,6 +183,12 @@ def test_a_curve_is_read_up_to_its_last_whole_line():
         ("ERROR: failed to reproduce 'train': failed to run: x, exited with -9\n", "train exited with -9"),
         ("ERROR: the queue is shut\n\nsee the docs", "the queue is shut"),
         ("fatal: bad object", "bad object"),
+        (
+            "'./dvc.lock' is invalid.\n\nDid not find expected node content, in line 3\n  3\n",
+            "'./dvc.lock' is invalid.",
+        ),
+        ("Did it run?\n'./dvc.lock' validation failed.\n\n  3   a: 3\n  745", "'./dvc.lock' validation failed."),
+        ("it ends\n  745", "it ends"),
         ("", "no word of why"),
     ],
 )

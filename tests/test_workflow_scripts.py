@@ -44,7 +44,11 @@ def test_training_hands_each_setting_over_as_one_argument(stand_in, tmp_path):
     assert bash("train.sh", tmp_path, OVERRIDES="lr=1e-4 epochs=3").returncode == 0
     run = ["exp", "run", "--pull", "--set-param", "lr=1e-4", "--set-param", "epochs=3"]
     assert calls(dvc) == [run]
-    assert calls(python)[1:] == [["-m", "petals.remote", "push"], ["-m", "petals.summary"]]
+    assert [call[1:] for call in calls(python)[1:]] == [
+        ["petals.remote", "check"],
+        ["petals.remote", "push"],
+        ["petals.summary"],
+    ]
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode == 0
     assert calls(dvc)[1:] == [["exp", "run", "--pull"]]
 
@@ -54,14 +58,23 @@ def test_a_result_that_cannot_be_had_is_not_pushed(stand_in, tmp_path):
     python, dvc = stand_in("python"), stand_in("dvc", {})  # DVC fails
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
     assert calls(dvc) == [["exp", "run", "--pull"]]
-    assert not any("petals.remote" in call for call in calls(python))
+    assert not any("push" in call for call in calls(python))
+
+
+def test_nothing_is_trained_without_access_to_the_bucket(stand_in, tmp_path):
+    stand_in("git")
+    dvc = stand_in("dvc")
+    stand_in("python", {"pip": b"", "petals.remote push": b"", "petals.summary": b""})
+    assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
+    assert calls(dvc) == []
 
 
 def test_a_result_that_is_not_in_the_bucket_fails_the_training(stand_in, tmp_path):
-    for name in ("git", "dvc"):
-        stand_in(name)
-    stand_in("python", {"pip": b"", "petals.summary": b""})  # petals.remote fails
+    stand_in("git")
+    dvc = stand_in("dvc")
+    stand_in("python", {"pip": b"", "petals.remote check": b"", "petals.summary": b""})  # the push fails
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
+    assert len(calls(dvc)) == 1
 
 
 # The machine

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,19 @@ script = runpy.run_path(str(SCRIPT))
 checked = script["checked"]
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A checkout with the sample in git, and other data and weights in DVC."""
+    folder = tmp_path_factory.mktemp("root")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "data/sample").mkdir(parents=True)
+    (folder / "data/weights").mkdir()
+    for name in ("data/petals.dvc", "data/weights/roses.safetensors.dvc"):
+        (folder / name).touch()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -24,13 +38,14 @@ checked = script["checked"]
         ("lr=1e-4", "lr=1e-4"),
         ("  model=tiny_vit_5m\n epochs=30\t", "model=tiny_vit_5m epochs=30"),
         ("data=data/petals image_size=224", "data=data/petals image_size=224"),
+        ("data=data/petals/small", "data=data/petals/small"),
         ("pretrained=roses.safetensors", "pretrained=roses.safetensors"),
         ("pretrained=false device=cuda:0", "pretrained=false device=cuda:0"),
         ("mixup=0.6 cutmix=0.4", "mixup=0.6 cutmix=0.4"),
     ],
 )
-def test_good_settings_come_out_on_one_line(text, expected):
-    assert checked(text, ROOT) == expected
+def test_good_settings_come_out_on_one_line(root, text, expected):
+    assert checked(text, root) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,6 +83,8 @@ def test_good_settings_come_out_on_one_line(text, expected):
         ("data=data/./prepared/train/", "data: should be apart from data/prepared/train"),
         ("data=data/augmented/train", "data: should be apart from data/augmented"),
         ("data=data/submission.csv", "data: should be apart from data/submission.csv"),
+        ("data=data/roses", "data: data/roses is not in this commit; dvc add data/roses, commit, and make push"),
+        ("pretrained=x.safetensors", "pretrained: data/weights/x.safetensors is not in this commit; dvc add data/we"),
         ("epochs=010", "epochs: should be a valid integer"),
         ("model=vit_zz", "model: there is no 'vit_zz'; did you mean vit_"),
         ("model=1e-3", "model: should be a valid string"),
@@ -77,10 +94,17 @@ def test_good_settings_come_out_on_one_line(text, expected):
         ("pretrained=data/weights/x.safetensors", "pretrained: should be true, false, or the name of a .safe"),
     ],
 )
-def test_bad_settings_are_one_line(text, reason):
+def test_bad_settings_are_one_line(root, text, reason):
     with pytest.raises(PetalsError, match=re.escape(reason)) as error:
-        checked(text, ROOT)
+        checked(text, root)
     assert "\n" not in str(error.value)
+
+
+def test_data_of_params_yaml_that_are_not_there_are_refused_too(root, tmp_path):
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(root / name, tmp_path)
+    with pytest.raises(PetalsError, match=r"^settings: data: data/sample is not in this commit"):
+        checked("epochs=3", tmp_path)
 
 
 def test_the_check_reads_settings_as_dvc_does_without_pytorch():

@@ -76,6 +76,20 @@ def test_what_needs_the_data_runs_only_where_it_can_be_had(name, command):
     assert run["if"] == f"steps.{check['id']}.outputs.here == 'true'"
 
 
+def test_the_cache_of_the_pipeline_does_not_only_grow():
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["pipeline"]["steps"]
+    repro, clean = steps[-2:]
+    assert (repro["run"], clean["run"]) == ("make repro", ".venv/bin/dvc gc --workspace --force")
+    assert clean["if"] == repro["if"]
+
+
+def test_no_test_is_skipped_for_want_of_a_program():
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
+    install, test = steps[-2:]
+    assert test["run"] == "make test"
+    assert install["run"].splitlines() == ["make .venv/.installed", "sudo .ci/tools"]  # it puts promtool into .venv
+
+
 def test_scripts_that_workflows_name_are_there_and_can_be_run():
     named = {name for path in WORKFLOWS for name in re.findall(r"\.github/scripts/([\w.-]+)", path.read_text())}
     assert named <= {path.name for path in SCRIPTS.iterdir()}
@@ -112,6 +126,14 @@ def test_google_cloud_lets_in_the_workflows_that_sign_in_each_to_its_own_account
     }
     assert re.findall(r"attribute\.workflow/\$ID/(\S+)\"", guide) == ["train.yml"]
     assert "for WORKFLOW in images.yml deploy.yml; do" in deployment
+
+
+def test_a_machine_is_started_only_for_a_result_that_has_somewhere_to_go_and_its_scores_are_kept_in_any_case():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/train.yml").read_text())["jobs"]
+    runs = [step["run"] for step in jobs["launch"]["steps"] if "run" in step]
+    assert runs.index("python -m petals.remote check --address") < runs.index(".github/scripts/launch-machine.sh")
+    (keep,) = [step for step in jobs["train"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert keep["if"] == "${{ !cancelled() }}"
 
 
 def test_nobody_has_to_approve_that_a_machine_is_deleted():

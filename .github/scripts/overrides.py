@@ -2,7 +2,8 @@
 
 Reads `knob=value` words from $OVERRIDES and prints one line for $GITHUB_OUTPUT: overrides=knob=value knob=value …
 Exits with 1 and one line on standard error for a word that is not of that form, a knob that no stage reads or that
-comes twice, and a value that DVC would write down as something that a stage refuses.
+comes twice, a value that DVC would write down as something that a stage refuses, and for data or weights that neither
+git nor DVC has, of params.yaml too.
 """
 
 import os
@@ -38,6 +39,9 @@ def checked(text: str, root: str | Path = ".") -> str:
     values = overridden(Path(root) / "params.yaml", list(words.values()))
     params.check(values, "settings")
     check_data(values["data"], Path(root) / "dvc.yaml")
+    check_known("data", values["data"], Path(root))
+    if isinstance(values["pretrained"], str):
+        check_known("pretrained", f"data/weights/{values['pretrained']}", Path(root))
     return " ".join(text.split())
 
 
@@ -56,6 +60,13 @@ def check_data(data: str, pipeline: Path) -> None:
     for out in outs(pipeline):
         if folder.is_relative_to(out) or out.is_relative_to(folder):
             raise PetalsError(f"settings: data: should be apart from {out}, which the pipeline makes, but is {data!r}")
+
+
+def check_known(knob: str, path: str, root: Path) -> None:
+    """See that `path` is in the checkout, or that it or a folder around it is in DVC."""
+    around = [root / f"{each}.dvc" for each in (PurePosixPath(path), *PurePosixPath(path).parents)]
+    if not (root / path).exists() and not any(each.is_file() for each in around):
+        raise PetalsError(f"settings: {knob}: {path} is not in this commit; dvc add {path}, commit, and make push")
 
 
 def outs(pipeline: Path) -> list[PurePosixPath]:

@@ -4,6 +4,7 @@ set -euo pipefail
 python -m pip install --quiet -r requirements.txt -c constraints.txt
 git config user.name "github-actions[bot]"
 git config user.email "41898282+github-actions[bot]@users.noreply.github.com"
+python -m petals.remote check # now, rather than after hours
 
 arguments=()
 read -ra words <<< "$OVERRIDES"

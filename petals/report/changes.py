@@ -33,17 +33,16 @@ def stages(base: Side, head: Side) -> Section | None:
 
 
 def model_size(base: Side, head: Side) -> Section | None:
-    """Bytes of the files under models/, as dvc.lock has them."""
+    """Bytes of the files under models/, as dvc.lock has them, where they differ."""
     before, after = _models(base), _models(head)
+    if before == after:
+        return None
     rows = []
     for path in sorted(before.keys() | after.keys()):
         old, new = before.get(path), after.get(path)
         difference = "–" if old is None or new is None else signed(new - old, 0)
         rows.append([code(path), _bytes(old), _bytes(new), difference])
-    if not rows:
-        return None
-    total = sum((after or before).values())
-    title = f"Model: {total / 1e6:,.1f} MB in {counted(len(after or before), 'file')}"
+    title = f"Model: {sum(after.values()) / 1e6:,.1f} MB in {counted(len(after), 'file')}"
     return Section(title, listing(["file", "base, bytes", "head, bytes", "difference"], rows, MOST_ROWS, "lrrr"))
 
 
@@ -53,6 +52,7 @@ def unchanged(base: Side, head: Side) -> str:
         "settings": (base.params, head.params),
         "data card": (_flat(base.card), _flat(head.card)),
         "stages": (base.stages, head.stages),
+        "size of the model": (_models(base) or None, _models(head) or None),
     }
     names = [name for name, sides in kept.items() if None not in sides and not _changed(*sides)]
     return f"Unchanged: {', '.join(names)}." if names else ""

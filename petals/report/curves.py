@@ -17,17 +17,31 @@ Curve = list[tuple[float, float]]
 
 
 def training_curves(base: Side, head: Side) -> Section | None:
-    """One chart for each curve that differs and has at least two steps on a side."""
-    names = sorted(base.curves.keys() | head.curves.keys(), key=lambda name: (not name.startswith("val/"), name))
-    same = [name for name in names if base.curves.get(name) == head.curves.get(name)]
+    """One chart for each curve that differs and has at least two steps on a side; those that blew up are named."""
+    found = base.curves.keys() | head.curves.keys() | {*base.diverged, *head.diverged}
+    names = sorted(found, key=lambda name: (not name.startswith("val/"), name))
+    same = [
+        name
+        for name in names
+        if base.curves.get(name) == head.curves.get(name) and (name in base.diverged) == (name in head.diverged)
+    ]
     pairs = {name: {"base": base.curves.get(name), "head": head.curves.get(name)} for name in names if name not in same}
     charts = [chart for name, curves in pairs.items() if (chart := _chart(name, curves))]
-    if not charts:
+    sides = {"base": base, "head": head}
+    blown = [f"{code(name)} in {label}" for label, side in sides.items() for name in pairs if _blown(name, side)]
+    if not charts and not blown:
         return None
-    parts = ["Base is grey, head is blue.", *charts]
+    parts = ["Base is grey, head is blue.", *charts] if charts else []
+    if blown:
+        parts.append(f"Not drawn, or not in full, as not finite or beyond {LARGEST:g}: {', '.join(blown)}.")
     if same:
         parts.append(f"The same on both sides: {', '.join(map(code, same))}.")
     return Section(f"Training curves ({counted(len(charts), 'chart')})", "\n\n".join(parts))
+
+
+def _blown(name: str, side: Side) -> bool:
+    """Whether a curve has values that cannot be drawn."""
+    return name in side.diverged or any(abs(value) > LARGEST for _, value in side.curves.get(name, ()))
 
 
 def _chart(name: str, curves: dict[str, Curve | None]) -> str | None:

@@ -1,13 +1,18 @@
 """The verdict and the table of scores: what a reviewer reads first, and maybe alone."""
 
+import json
+
 from petals.report.comparison import Comparison, own_scores, set_difference
-from petals.report.markdown import code, counted, signed, table
+from petals.report.markdown import code, counted, listing, signed
 from petals.report.sides import Side, number
 from petals.report.statistics import RESAMPLES, Interval, mcnemar
 
+CORRUPTED = "mean_macro_f1"
+INT8 = "int8.macro_f1"
 LABELS = {
     "macro_f1": "macro F1",
-    "mean_macro_f1": "macro F1 on corrupted images, the mean",
+    CORRUPTED: "macro F1 on corrupted images, the mean",
+    INT8: "macro F1 in int8",
     "accuracy": "accuracy",
     "top5_accuracy": "top-5 accuracy",
     "nll": "negative log-likelihood (lower is better)",
@@ -43,18 +48,20 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
     """Scores of both sides; differences only where both scored the same images."""
     before, after = values(base), values(head)
     # The known scores in their own order, then whatever else evaluate.json holds.
-    names = [name for name in LABELS if name in before or name in after]
+    left_out = {INT8} if _left_out(base) or _left_out(head) else set()
+    names = [name for name in LABELS if name in before.keys() | after.keys() | left_out]
     names += sorted((before.keys() | after.keys()) - set(LABELS))
     intervals = comparison.intervals if comparison and not comparison.same else {}
+    apart = left_out | ({CORRUPTED} if _severities(base) != _severities(head) else set())
     rows = []
-    for name in names[:MOST_ROWS]:
+    for name in names:
         old, new, interval = before.get(name), after.get(name), intervals.get(name)
-        comparable = comparison is not None and old is not None and new is not None
+        comparable = comparison is not None and old is not None and new is not None and name not in apart
         rows.append(
             [
                 LABELS.get(name) or code(name),
-                _figure(old),
-                _figure(new),
+                "left out" if name == INT8 and _left_out(base) else _figure(old),
+                "left out" if name == INT8 and _left_out(head) else _figure(new),
                 signed(new - old, 4) if comparable else "–",
                 _bounds(interval, 4) if interval else "",
                 _judged(interval, "within noise") if interval else "",
@@ -62,7 +69,7 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
         )
     if not rows:
         return ""
-    return table(["", "base", "head", "difference", "95 % interval", ""], rows, "lrrrcl")
+    return listing(["", "base", "head", "difference", "95 % interval", ""], rows, MOST_ROWS, "lrrrcl")
 
 
 def significance(comparison: Comparison) -> str:
@@ -87,6 +94,11 @@ def score_notes(base: Side, head: Side) -> list[str]:
             f"The validation sets differ ({_set_words(base, head)}), so the scores stand side by side "
             "but are not compared."
         )
+    if _severities(base) != _severities(head) and all(CORRUPTED in values(side) for side in (base, head)):
+        notes.append(
+            f"Images were corrupted with other severities (base {code(_severities(base))}, head "
+            f"{code(_severities(head))}), so those means are not compared."
+        )
     for label, side in (("base", base), ("head", head)):
         for name, own in own_scores(side).items():
             kept = number((side.scores or {}).get(name))
@@ -102,12 +114,24 @@ def score_notes(base: Side, head: Side) -> list[str]:
 def values(side: Side) -> dict[str, float]:
     """All scores of a side; those that the predictions give are worked out from them, a final model has none."""
     found = {}
-    for name, value in ({} if side.final else side.scores or {}).items():
+    if side.final or side.scores is None:
+        return own_scores(side)
+    more = {CORRUPTED: (side.robustness or {}).get(CORRUPTED), INT8: (side.int8 or {}).get("macro_f1")}
+    for name, value in (side.scores | more).items():
         nested = value.items() if isinstance(value, dict) and name != "f1" else ()
         for key, entry in [(name, value), *((f"{name}.{inner}", entry) for inner, entry in nested)]:
             if (figure := number(entry)) is not None:
                 found[key] = figure
     return found | own_scores(side)
+
+
+def _left_out(side: Side) -> bool:
+    """Whether the model was not kept in int8, as it loses too much."""
+    return side.int8 is not None and side.int8.get("kept") is False
+
+
+def _severities(side: Side) -> str:
+    return json.dumps((side.robustness or {}).get("severities"))
 
 
 def _unscored(label: str, side: Side) -> str:

@@ -14,6 +14,7 @@ from ruamel.yaml.events import AliasEvent
 from petals.report.revisions import Revision, Unreadable
 
 ROBUSTNESS = "metrics/robustness.json"
+EXPORT = "metrics/export.json"
 CURVES = "plots/train"
 MOST_CURVES = 8
 DEEPEST = 20  # levels of a file; ours have three
@@ -44,11 +45,14 @@ class Side:
 
     revision: Revision
     scores: dict[str, Any] | None
+    robustness: dict[str, Any] | None  # None, without a problem, for older runs; so is int8
+    int8: dict[str, Any] | None
     predictions: dict[str, Prediction] | None  # by id
     params: dict[str, Any] | None
     card: dict[str, Any] | None
     stages: dict[str, Stage] | None
-    curves: dict[str, list[tuple[float, float]]]  # by name: (step, value)
+    curves: dict[str, list[tuple[float, float]]]  # by name: (step, value), as far as these are finite
+    diverged: list[str]  # curves with values that are not
     problems: list[Unreadable]
     final: bool  # the model has learnt from the validation images too, so nothing is scored
 
@@ -65,18 +69,36 @@ def read_side(revision: Revision) -> Side:
             return None
 
     scores = read("metrics/evaluate.json", _json_mapping)
-    if scores is not None and ROBUSTNESS in revision.files("metrics"):  # older runs have none
-        scores["mean_macro_f1"] = (read(ROBUSTNESS, _json_mapping) or {}).get("mean_macro_f1")
+    there = revision.files("metrics")
+    robustness = read(ROBUSTNESS, _json_mapping) if ROBUSTNESS in there else None
+    export = read(EXPORT, _json_mapping) if EXPORT in there else None
+    int8 = (export or {}).get("int8")
     final = (scores or {}).get("final") is True  # predictions.csv is empty then, which is no fault
     predictions = None if final else read("plots/predictions.csv", _predictions)
     params = read("params.yaml", _yaml_mapping)
     card = read("metrics/prepare.json", _json_mapping)
     stages = read("dvc.lock", _stages)
-    curves = {}
+    curves, diverged = {}, []
     for path in _curve_paths(revision):
-        if curve := read(path, _curve):
-            curves[path.removeprefix(f"{CURVES}/").removesuffix(".tsv")] = curve
-    return Side(revision, scores, predictions, params, card, stages, curves, problems, final)
+        name, points = path.removeprefix(f"{CURVES}/").removesuffix(".tsv"), read(path, _curve) or []
+        if finite := [(step, value) for step, value in points if math.isfinite(value)]:
+            curves[name] = finite
+        if len(finite) < len(points):
+            diverged.append(name)
+    return Side(
+        revision=revision,
+        scores=scores,
+        robustness=robustness,
+        int8=int8 if isinstance(int8, dict) else None,
+        predictions=predictions,
+        params=params,
+        card=card,
+        stages=stages,
+        curves=curves,
+        diverged=diverged,
+        problems=problems,
+        final=final,
+    )
 
 
 def number(value: Any) -> float | None:
@@ -183,6 +205,6 @@ def _curve(text: str) -> list[tuple[float, float]]:
     points = {}  # a run that was resumed may have logged a step twice: the last counts
     for row in rows:
         step, value = float(row[0]), float(row[1])
-        if math.isfinite(step) and math.isfinite(value):
+        if math.isfinite(step):
             points[step] = value
     return sorted(points.items())

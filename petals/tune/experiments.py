@@ -23,11 +23,10 @@ from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import read_mapping
 from petals.stopping import stop_stage
-from petals.tune.space import Settings, Value, metric
+from petals.tune.space import CURVES, Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
-CURVES = "plots/train"  # where train leaves the curves at its end
-BUSY = re.compile("lock|LockError|is busy", re.IGNORECASE)
+BUSY = re.compile("Unable to acquire lock|is busy, it is being blocked by|the index is locked")  # as DVC says it
 Curve = dict[int, float]
 
 
@@ -197,8 +196,10 @@ def last_error(text: str) -> str:
         return told[-1]
     if failed:
         return f"{failed[-1][1]} exited with {failed[-1][2]}"
-    errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: "))] or lines or ["no word of why"]
-    return errors[-1].removeprefix("ERROR: ").removeprefix("fatal: ")
+    if errors := [line for line in lines if line.startswith(("ERROR: ", "fatal: "))]:
+        return errors[-1].removeprefix("ERROR: ").removeprefix("fatal: ")
+    telling = [line for line in lines if re.search("failed|corrupted|invalid", line)]  # what follows shows where
+    return (telling or lines or ["no word of why"])[0]
 
 
 def alive(pid: int, command: str) -> bool:

@@ -14,8 +14,8 @@ from optuna.trial import Trial, TrialState
 from petals import params
 from petals.errors import PetalsError
 from petals.seeding import seed_for
-from petals.tune.experiments import CURVES, Curve, Experiments, Seen
-from petals.tune.space import Search, Settings, fingerprint
+from petals.tune.experiments import Curve, Experiments, Seen
+from petals.tune.space import CURVES, Search, Settings, fingerprint
 from petals.tune.study import complete, counted, names
 
 POLL = 1.0  # s between two looks

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import optuna
@@ -15,6 +15,7 @@ from petals import params
 from petals.errors import PetalsError
 from petals.params import KNOBS, Yaml12Loader, read_mapping
 
+CURVES = "plots/train"  # where train leaves the curves at its end
 Value = bool | int | float | str
 Settings = dict[str, Value]
 
@@ -105,8 +106,8 @@ def load_search(
     """Read `path` (tune.yaml) and the values of all knobs in `knobs`, with `settings` (KNOB=VALUE) in their place.
 
     Raises PetalsError, one line, for a file that is no search, for a knob that no stage reads, and for an end of a
-    range or a choice that the stage which reads it would refuse; and for an objective that is not in its file, where
-    that is there already.
+    range or a choice that the stage which reads it would refuse; for an objective that is no metric of dvc.yaml, or
+    not in its file, where that is there already; and for a curve elsewhere than in plots/train.
     """
     params.load_params(params.PipelineParams, knobs)
     values = read_mapping(knobs)
@@ -136,13 +137,27 @@ def load_search(
             raise PetalsError(f"{path}: space: seed is chance, not a setting to be found; list several under seeds:")
         for value in each.ends():
             params.check(values | {knob: value}, f"{path}: space")
-    file = search.objective.partition(":")[0]
+    if search.curve and (PurePosixPath(search.curve).is_absolute() or ".." in PurePosixPath(search.curve).parts):
+        found = sorted(each.relative_to(CURVES).with_suffix("").as_posix() for each in Path(CURVES).rglob("*.tsv"))
+        hint = f"; there is {', '.join(found)}" if found else ""
+        raise PetalsError(f"{path}: curve: should be one of {CURVES}, but is {search.curve!r}{hint}")
+    file, files = search.objective.partition(":")[0], metric_files()
+    if file not in files:
+        raise PetalsError(f"{path}: objective: the pipeline has no metrics {file}; there is {', '.join(files)}")
     if Path(file).is_file():
         try:
             metric(Path(file).read_text(encoding="utf-8"), search.objective)
         except (OSError, PetalsError) as error:
             raise PetalsError(f"{path}: objective: {error}") from None
     return search, values
+
+
+def metric_files(pipeline: str | Path = "dvc.yaml") -> list[str]:
+    """The metrics that `pipeline` names, of its stages and of its own."""
+    whole = read_mapping(pipeline)
+    parts = [whole, *(stage.get("do", stage) for stage in whole.get("stages", {}).values())]
+    named = [each for part in parts for each in part.get("metrics") or ()]
+    return list(dict.fromkeys(each if isinstance(each, str) else next(iter(each)) for each in named))
 
 
 def metric(text: str, objective: str) -> float:

@@ -7,11 +7,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from petals.errors import PetalsError
 from petals.tune.space import Search
 
 
 def open_study(path: Path, name: str, search: Search) -> optuna.Study:
-    """The study in the journal at `path`, which is made if it is not there."""
+    """The study in the journal at `path`, which is made if it is not there; PetalsError where it is damaged."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
@@ -20,10 +21,13 @@ def open_study(path: Path, name: str, search: Search) -> optuna.Study:
             path.write_bytes(whole[0] + whole[1])
     Path(f"{path}.lock").unlink(missing_ok=True)  # of a search that was killed; petals.tune holds a lock of its own
     pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=search.curve_from - 1)
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.create_study(
-        storage=storage, study_name=name, direction=search.direction, pruner=pruner, load_if_exists=True
-    )
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        return optuna.create_study(
+            storage=storage, study_name=name, direction=search.direction, pruner=pruner, load_if_exists=True
+        )
+    except (ValueError, TypeError, LookupError, AssertionError):  # what Optuna makes of a line that it did not write
+        raise PetalsError(f"{path}: damaged, so this search cannot go on; begin another with --name") from None
 
 
 def names(study: optuna.Study, search: Search, number: int) -> list[str]:
