@@ -1,7 +1,8 @@
 """What a classifier is worth: F1, accuracy, likelihood, calibration.
 
-A few lines of NumPy each: to import scikit-learn takes a second and 80 MB. A test holds them to its figures. Macro F1 is
-its `f1_score(…, labels=np.unique(true), average="macro")`, which by default counts classes that are only predicted, too.
+A few lines of NumPy each: to import scikit-learn takes a second and 80 MB. A test holds them to its figures. Macro F1
+is its `f1_score(…, labels=np.unique(true), average="macro")`, which by default also counts classes that are only
+predicted.
 """
 
 from collections.abc import Sequence
