@@ -123,6 +123,7 @@ class Service:
         with self.batcher.admit(len(data)):
             if len(data) == 1:
                 return [await self.ask(served, data[0], "file 1")]
+            await asyncio.to_thread(pictures.check_together, data, self.settings.max_pixels)
             tasks = [
                 asyncio.create_task(self.ask(served, each, f"file {number}")) for number, each in enumerate(data, 1)
             ]

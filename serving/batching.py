@@ -14,6 +14,8 @@ from serving.metrics import Metrics
 from serving.refusals import busy
 from serving.served import Item, Served
 
+JOIN = 1.0  # seconds, for a thread to end; it is a daemon and ends with the process in any case
+
 
 @dataclass(eq=False)
 class Waiting:
@@ -69,12 +71,12 @@ class Batcher:
         return await waiting.answer
 
     def close(self) -> None:
-        """End the threads; what still waits is not answered."""
+        """End the threads; what still waits is not answered, and one that is at work is not waited for for long."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
         for thread in self.threads:
-            thread.join()
+            thread.join(JOIN)
 
     def _count(self, images: int) -> None:
         self.admitted += images

@@ -75,6 +75,12 @@ def scans(number: int, side: int = 64) -> bytes:
     return data[:last] + data[last:-2] * number + data[-2:]
 
 
+def segments(number: int, length: int, first: bytes = b"") -> bytes:
+    """A JPEG with `first` and so many Exif segments more, of so many bytes each, before its pixels."""
+    segment = b"\xff\xe1" + struct.pack(">H", length + 8) + b"Exif\0\0" + bytes(length)
+    return JPEG[:2] + first + segment * number + JPEG[2:]
+
+
 def likeliest(answer: dict) -> list[str]:
     return [image["guesses"][0]["name"] for image in answer["images"]]
 
@@ -119,8 +125,9 @@ REFUSED = {
     "deflate bomb in a profile": (png(8, 8, (b"iCCP", b"a\0\0" + BOMB)), None, ""),
     "endless chunks": (png(8, 8, *[(b"teST", b"")] * 21_000), 422, "damaged"),
     "endless padding": (b"\xff\xd8" + b"\xff" * 250_000, 422, "damaged"),
-    "endless scans": (scans(3000), 422, "damaged"),
-    "many scans of many pixels": (scans(60, 1700), 422, "damaged"),
+    "endless scans": (scans(3000), 422, "too many scans"),
+    "many scans of many pixels": (scans(60, 1700), 422, "too many scans"),
+    "endless segments": (segments(250, 0), 422, "damaged"),
     "many bytes": (bytes(300_001), 413, "300,000 bytes at most"),
 }
 
@@ -139,8 +146,25 @@ def test_what_is_no_sound_photograph_is_refused_in_one_line(service, name):
 
 def test_scans_are_counted_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr("serving.pictures.decode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(Refusal, match="damaged"):
+    with pytest.raises(Refusal, match="too many scans"):
         read(scans(60, 1700), "file 1", 32, 3_000_000, large=True)
+
+
+@pytest.mark.parametrize("marker", [b"", b"\xff\xf0\x00\x10", b"\xff\xe0\x00\x00"])
+def test_metadata_are_measured_before_they_are_read(monkeypatch, marker):
+    monkeypatch.setattr("serving.pictures.Image.open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(Refusal, match="damaged"):
+        read(segments(80, 60_000, marker), "file 1", 32, 3_000_000)
+
+
+def test_what_follows_the_end_of_a_picture_is_no_part_of_it():
+    film = b"\xff\xda" * 5_000
+    np.testing.assert_array_equal(read(JPEG + film, "file 1", 32, 3_000_000), read(JPEG, "file 1", 32, 3_000_000))
+
+
+def test_a_progressive_picture_for_print_is_taken_up_to_the_limit():
+    data = encoded(Image.new("CMYK", (1700, 1700)), "JPEG", progressive=True)
+    assert read(data, "file 1", 32, 1700**2, large=True).shape == (32, 32, 3)
 
 
 def test_photographs_are_read_as_prepare_reads_them():
@@ -153,6 +177,16 @@ def test_photographs_are_read_as_prepare_reads_them():
 def test_one_bad_file_among_several_is_named(service):
     answer = service.post(JPEG, JPEG, b"?")
     assert answer.status_code == 415 and answer.json()["detail"].startswith("file 3: ")
+
+
+def test_images_that_are_too_much_together_are_refused_before_any_is_decoded(service):
+    plain = Image.new("RGB", (1500, 1500))
+    large = encoded(plain, "WEBP", lossless=True)
+    before = service.metrics()["petals_batch_images_count"]
+    answer = service.post(*[large] * 3)
+    assert answer.status_code == 413 and "too many pixels together" in answer.json()["detail"]
+    assert service.metrics()["petals_batch_images_count"] == before
+    assert service.post(*[encoded(plain, "JPEG")] * 6).status_code == 200
 
 
 def test_large_images_are_taken_up_to_the_limit(service):

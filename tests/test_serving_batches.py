@@ -132,6 +132,21 @@ def test_images_for_different_models_do_not_mix():
     run(test)
 
 
+def test_a_batch_that_takes_for_ever_does_not_keep_the_service_from_its_end(monkeypatch):
+    monkeypatch.setattr("serving.batching.JOIN", 0.01)
+    model = Slow()
+
+    async def main() -> None:
+        batcher = Batcher(1, 4, 0.001, 8, lambda: False, Metrics())
+        waiting = await held(batcher, model, 1)
+        batcher.close()
+        assert not waiting.done()
+        model.go.set()
+        assert int((await waiting)[0]) == 1
+
+    asyncio.run(main())
+
+
 def test_a_model_that_fails_fails_its_batch_alone():
     class Broken(Slow):
         def run(self, items: list[int]) -> list[np.ndarray | Exception]:
