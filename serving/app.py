@@ -191,6 +191,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=service.running,
+        redirect_slashes=False,  # it would name the host that the client says it is
     )
     app.state.service = service
     app.add_middleware(Watched, metrics=service.metrics)
@@ -239,11 +240,13 @@ def create_app(settings: Settings) -> FastAPI:
             classes=served.classes,
         )
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> State:
         """Whether the process is alive."""
         return State(status="ok")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> State:
         """Whether it can take requests."""
@@ -256,6 +259,7 @@ def create_app(settings: Settings) -> FastAPI:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")

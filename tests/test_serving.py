@@ -325,6 +325,60 @@ def test_a_form_that_arrives_too_slowly_is_refused(model):
         assert status == 408 and told["detail"] == "the files did not arrive within 0.2 seconds"
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /nowhere HTTP/1.1\r\n",
+        b"PUT /predict HTTP/1.1\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Type: text/plain\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n",
+    ],
+)
+def test_a_body_that_is_not_wanted_is_not_waited_for(service, head):
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+        client.sendall(head + b"Host: localhost\r\nContent-Length: 1000000\r\n\r\n?")
+        answer = b"".join(iter(lambda: client.recv(10_000), b""))  # to the end of the connection
+    assert answer.split()[1] in (b"404", b"405", b"413", b"415") and b"\r\nconnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("start", [b"GET /model?", b"GET /model HTTP/1.1\r\nX-Long: "])
+def test_headers_without_end_end_the_connection(service, start):
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+        client.sendall(start + b"a" * 66_000)
+        answer = b"".join(iter(lambda: client.recv(10_000), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert service.get("/healthz").status_code == 200
+
+
+def test_a_long_body_does_not_count_as_headers(service):
+    request = Request.post(JPEG + bytes(200_000)).data
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+        client.sendall(request + request)
+        assert received(client)[0] == 200
+
+
+def test_odd_requests_are_answered_and_worth_no_warning(service):
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
+    assert service.session.get(service.url + "/model", headers=upgrade).status_code == 200
+    assert service.session.get(service.url + "/model/", allow_redirects=False).status_code == 404
+    for address in ("/", "/healthz", "/readyz"):
+        assert service.session.head(service.url + address).status_code == 200
+    assert not [line for line in service.log if "upgrade" in line["message"].lower()]
+
+
+def test_sigterm_tells_a_client_that_is_too_slow_to_come_again(model):
+    with serving(model, "--drain-seconds", 0) as service:
+        with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+            client.sendall(Request.post(JPEG).data[:-50])
+            assert service.get("/readyz").status_code == 200
+            service.process.terminate()
+            status, told = received(client)
+        assert status == 503 and told["detail"].endswith("try again in a second")
+        line = service.logged(lambda line: line.get("route") == "/predict")
+        assert service.process.wait(PATIENCE) == 0
+        assert line["status"] == 503 and not [line for line in service.log if "traceback" in line]
+
+
 def test_sigterm_answers_what_has_begun(model):
     with serving(model, "--drain-seconds", PATIENCE) as service:
         request = Request.post(JPEG).data
@@ -420,6 +474,36 @@ def test_a_model_that_cannot_serve_is_one_line(tmp_path):
         done = start("--model", path)
         assert done.returncode and says in done.stderr and "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_setting_that_cannot_be_is_one_line():
+    for option, value in (
+        ("--wait-ms", "nan"), ("--answer-seconds", "inf"), ("--max-pixels", 10**9), ("--window", 10**9),
+        ("--threads", 10**6),
+    ):  # fmt: skip
+        done = start(option, value)
+        assert done.returncode == 2 and option in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_an_address_that_cannot_be_listened_at_is_one_line(model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start("--model", model, "--port", port)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"Error: 127.0.0.1, port {port}: nothing can listen there (Address already in use); ")
+    done = start("--model", model, "--host", "256.0.0.1")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "256.0.0.1" in done.stderr
+
+
+def test_a_sighup_that_comes_before_the_service_runs_does_not_end_it(model):
+    code = (
+        "import os, signal, serving.__main__ as main; load = main.create_app;"
+        "main.create_app = lambda settings: os.kill(os.getpid(), signal.SIGHUP) or load(settings);"
+        "main.uvicorn.run = lambda *_, **__: print('runs');"
+        f"main.main(['--port', '0', '--model', {str(model)!r}], standalone_mode=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
 
 
 def test_serving_needs_neither_torch_nor_more_of_petals_than_this():
