@@ -77,7 +77,7 @@ class Service:
             settings.batch,
             settings.wait_ms / 1000,
             settings.queue,
-            lambda: self.uploads.arriving > 0,
+            lambda: bool(self.uploads.arriving),
             self.metrics,
         )
         self.large = ThreadPoolExecutor(1, "large")  # one at a time, so that memory stays bounded
