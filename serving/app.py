@@ -25,7 +25,7 @@ from serving.batching import Batcher
 from serving.metrics import Metrics
 from serving.middleware import POLICY, Watched
 from serving.refusals import Refusal
-from serving.served import Served, Shelf
+from serving.served import Prediction, Served, Shelf
 from serving.settings import Settings
 from serving.uploads import Uploads
 
@@ -107,19 +107,20 @@ class Service:
             served, version = self.served, self.version
             try:
                 async with while_connected(request), asyncio.timeout(seconds):
-                    rows = await self.answer(served, data)
+                    predictions = await self.answer(served, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
+        served.window.add(*map(np.stack, zip(*predictions, strict=True)))
         images = []
-        for row in rows:
+        for row, _ in predictions:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
             self.metrics.predictions.labels(served.classes[likeliest[0]]).inc()
             guesses = [{"name": served.classes[at], "probability": round(float(row[at]), 6)} for at in likeliest]
             images.append({"guesses": guesses})
         return {"version": version, "sha256": served.sha256, "images": images}
 
-    async def answer(self, served: Served, data: list[bytes]) -> list[np.ndarray]:
-        """Give the probabilities of each image; the first that is refused refuses all."""
+    async def answer(self, served: Served, data: list[bytes]) -> list[Prediction]:
+        """Give what the model says of each image; the first that is refused refuses all."""
         with self.batcher.admit(len(data)):
             if len(data) == 1:
                 return [await self.ask(served, data[0], "file 1")]
@@ -133,7 +134,7 @@ class Service:
                 for task in tasks:
                     task.cancel()
 
-    async def ask(self, served: Served, data: bytes, where: str) -> np.ndarray:
+    async def ask(self, served: Served, data: bytes, where: str) -> Prediction:
         limit = self.settings.max_pixels
         try:
             return await self.batcher.ask(served, lambda size: pictures.read(data, where, size, limit))
@@ -227,18 +228,7 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
-        served = service.served
-        return ModelCard(
-            name=settings.name,
-            version=service.version,
-            revision=service.revision,
-            sha256=served.sha256,
-            since=served.since,
-            architecture=served.model.architecture,
-            image_size=served.image_size,
-            scores=served.model.scores,
-            classes=served.classes,
-        )
+        return service.served.card(settings.name, service.version, service.revision)
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operation"])

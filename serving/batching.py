@@ -8,22 +8,20 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import perf_counter
 
-import numpy as np
-
 from serving.metrics import Metrics
 from serving.refusals import busy
-from serving.served import Item, Served
+from serving.served import Item, Prediction, Served
 
 JOIN = 1.0  # seconds, for a thread to end; it is a daemon and ends with the process in any case
 
 
 @dataclass(eq=False)
 class Waiting:
-    """An item in the queue, the model that it is for, and where its probabilities go."""
+    """An item in the queue, the model that it is for, and where the prediction goes."""
 
     served: Served
     item: Item
-    answer: asyncio.Future[np.ndarray]
+    answer: asyncio.Future[Prediction]
     since: float = field(default_factory=perf_counter)
 
 
@@ -59,8 +57,8 @@ class Batcher:
         finally:
             self._count(-images)
 
-    async def ask(self, served: Served, item: Item) -> np.ndarray:
-        """Give the probabilities of an image (float32, one a class); raises what Served.run found wrong with it.
+    async def ask(self, served: Served, item: Item) -> Prediction:
+        """Give what the model says of an image; raises what Served.run found wrong with it.
 
         Where the caller is cancelled, the image is left out.
         """
@@ -118,7 +116,7 @@ class Batcher:
         return batch
 
 
-def answer(batch: Sequence[Waiting], results: Sequence[np.ndarray | Exception]) -> None:
+def answer(batch: Sequence[Waiting], results: Sequence[Prediction | Exception]) -> None:
     """Hand out the results of a batch, except to those who have gone."""
     for each, result in zip(batch, results, strict=True):
         if each.answer.done():

@@ -287,6 +287,16 @@ def test_metrics_count_what_was_done(service):
     assert after[f"petals_model_info{{abc1234,{service.get('/model').json()['sha256'][:12]},v1.2.3}}"] == 1
 
 
+def test_images_that_were_refused_do_not_count_for_drift(model):
+    with serving(model, "--window", 50) as service:
+        for _ in range(10):
+            assert service.post(*GOOD, b"?").status_code == 415
+        assert service.metrics()["petals_drift_images"] == 0
+        for _ in range(10):
+            assert service.post(*GOOD).status_code == 200
+        assert service.metrics()["petals_drift_images"] == 50
+
+
 CHANGES = {
     "photographs like those of validation": lambda image: image,
     "dark": lambda image: image.point(lambda level: level * 0.35),
@@ -461,6 +471,25 @@ def test_a_reference_of_other_classes_is_refused(model, tmp_path):
     onnx.save(graph, path)
     with pytest.raises(PetalsError, match="reference for drift has other classes"):
         Served(path, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("reference", lambda told: {**told, "mean": told["mean"][1:], "std": told["std"][1:]}),
+        ("reference", lambda told: {**told, "distance_quantiles": ["far"]}),
+        ("scores", lambda told: {"macro_f1": "good"}),
+        ("check", lambda told: []),
+    ],
+)
+def test_a_model_is_not_taken_up_where_its_requests_would_fail(model, tmp_path, text, change):
+    graph, path = onnx.load(model), tmp_path / "model.onnx"
+    (held,) = [each for each in graph.metadata_props if each.key == text]
+    held.value = json.dumps(change(json.loads(held.value)))
+    onnx.save(graph, path)
+    with pytest.raises(PetalsError, match="run dvc repro") as refused:
+        Served(path, 50)
+    assert "\n" not in str(refused.value)
 
 
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:
