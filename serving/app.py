@@ -241,7 +241,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def readyz() -> State:
         """Whether it can take requests."""
         if service.batcher.admitted >= settings.queue:
-            raise Refusal(503, "busy", "the queue is full")
+            raise HTTPException(503, "the queue is full", {"Retry-After": "1"})  # nobody is turned away by this
         return State(status="ready")
 
     @app.get("/metrics", tags=["operation"], response_class=Response)

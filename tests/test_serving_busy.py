@@ -60,6 +60,8 @@ def test_a_full_queue_is_said_so_and_the_service_is_not_ready(app):
         status, headers, told = asyncio.run(call(app, "POST", "/predict", BODY))
         assert status == 503 and headers[b"retry-after"] == b"1" and "try again in a second" in told["detail"]
         assert asyncio.run(call(app, "GET", "/readyz"))[0] == 503
+        turned_away = service.metrics.registry.get_sample_value("petals_refused_total", {"reason": "busy"})
+        assert turned_away == 1  # the question after readiness was not
         assert asyncio.run(call(app, "GET", "/healthz"))[0] == 200
     assert asyncio.run(call(app, "GET", "/readyz"))[0] == 200
     assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 200
