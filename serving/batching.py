@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import perf_counter
@@ -88,7 +88,8 @@ class Batcher:
             except Exception as error:
                 results = [error] * len(batch)
             self.metrics.batch(len(batch), perf_counter() - started)
-            batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
 
     def _take(self) -> list[Waiting]:
         """Wait for images that somebody still waits for, all of them for one model; nothing when all is over."""
