@@ -12,6 +12,7 @@ from petals.images import decode
 
 OUTPUTS = ["probabilities", "features"]
 TEXTS = ("architecture", "check", "classes", "image_size", "reference", "scores")  # that the file must carry
+LARGEST = 1024  # px of `image_size`, as in params.yaml
 TOLERANCE = 0.05  # of a probability, between processors: one without VNNI may saturate in int8
 
 
@@ -39,15 +40,27 @@ class Model:
             raise PetalsError(
                 f"{path}: what it says of itself cannot be read ({error}); run dvc repro export"
             ) from None
+        sound = {
+            "classes": isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes),
+            "image_size": type(self.image_size) is int and 0 < self.image_size <= LARGEST,
+            "scores": isinstance(self.scores, dict),
+        }
+        if wrong := [name for name in sound if not sound[name]]:
+            raise PetalsError(f"{path}: what it says of its {wrong[0]} makes no sense; run dvc repro export")
         self.architecture: str = self.metadata["architecture"]
 
     @classmethod
     def open(cls, path: str | Path, threads: int = 1) -> "Model":
         """Open a file that export has written, on the processor; raises PetalsError where it is no such file."""
-        if not Path(path).is_file():
+        path = Path(path)
+        if path.is_dir():
+            raise PetalsError(f"{path}: is a folder; name the model file in it")
+        if not path.is_file():
             raise PetalsError(f"{path}: not found; dvc repro makes the model, dvc pull brings it")
-        if not Path(path).stat().st_size:
-            raise PetalsError(f"{path}: empty, as export found that int8 loses too much; take model.onnx")
+        if not path.stat().st_size:
+            of_int8 = path.name.endswith(".int8.onnx")
+            why = "as export found that int8 loses too much; take model.onnx" if of_int8 else "run dvc repro export"
+            raise PetalsError(f"{path}: empty, {why}")
         return cls(path, open_session(path, threads))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,8 +72,11 @@ class Model:
         probabilities, features = self.session.run(OUTPUTS, {"image": np.ascontiguousarray(images)})
         return probabilities, features
 
-    def check(self) -> None:
-        """Ask about the image that the file carries; raises PetalsError where it does not answer as it did."""
+    def check(self) -> np.ndarray:
+        """Ask about the image that the file carries, and give it, uint8 (H, W, 3).
+
+        Raises PetalsError where it does not answer as it did, and what json raises where it carries something else.
+        """
         known = json.loads(self.metadata["check"])
         image = decode(base64.b64decode(known["image"]), f"{self.path}: check")
         found, expected = self.run(image[None])[0][0], np.asarray(known["probabilities"])
@@ -69,6 +85,7 @@ class Model:
         if len(self.classes) != len(found):
             names = f"{len(self.classes)} classes and answers with {len(found)} probabilities"
             raise PetalsError(f"{self.path}: it names {names}; run dvc repro export")
+        return image
 
 
 def open_session(model: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:

@@ -22,14 +22,19 @@ def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
     """Each file of `paths`, and the visible images in and below each folder; an error in the place of what is amiss."""
     for path in paths:
         if not os.path.isdir(path):  # unlike Path's, it takes any name for an answer
-            yield path
+            special = os.path.exists(path) and not os.path.isfile(path)  # a pipe would be waited for
+            yield PetalsError(f"{shown(path)}: neither a file nor a folder") if special else path
             continue
         found = sorted(
             each
             for each in path.rglob("*")
-            if each.suffix.lower() in EXTENSIONS and not each.name.startswith(".") and each.is_file()
+            if each.suffix.lower() in EXTENSIONS and not is_hidden(each.relative_to(path)) and each.is_file()
         )
         yield from found or [PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")]
+
+
+def is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read(path: Path, size: int) -> np.ndarray:
@@ -71,8 +76,14 @@ def predict(model: Model, paths: tuple[Path, ...]) -> Iterator[tuple[Path, list[
     yield from answered()
 
 
+def named(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Path, ...]:
+    if "" in names:
+        raise click.BadParameter("an empty name; name a file or a folder")
+    return tuple(map(Path, names))
+
+
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(), callback=named, metavar="IMAGE...")
 @click.option("--model", type=click.Path(path_type=Path), default="models/model.onnx", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an image and line: image, predictions.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the processor.")

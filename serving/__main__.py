@@ -1,7 +1,9 @@
 """python -m serving: serve an exported model."""
 
 import gc
+import math
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,21 @@ import click
 import uvicorn
 
 from petals.errors import PetalsError
+from petals.images import MAX_PIXELS
 from serving import logs
 from serving.app import create_app
+from serving.protocol import Bounded
 from serving.settings import Settings
 
 DEFAULTS = Settings()
+
+
+class Real(click.FloatRange):
+    """A number within bounds; nan is within none, though click takes it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number", param, ctx) if math.isnan(number) else number
 
 
 def option(name: str, text: str, kind: Any = None) -> Any:
@@ -41,16 +53,16 @@ def option(name: str, text: str, kind: Any = None) -> Any:
 @option("--name", "name of the model")
 @option("--version", "version of the model", str)
 @option("--revision", "git commit of the model", str)
-@option("--threads", "images decoded, and batches run, at a time", click.IntRange(1))
+@option("--threads", "images decoded, and batches run, at a time", click.IntRange(1, 256))
 @option("--max-bytes", "of a request, at most", click.IntRange(1))
-@option("--max-pixels", "of an image, at most", click.IntRange(1))
+@option("--max-pixels", "of an image, at most", click.IntRange(1, MAX_PIXELS))
 @option("--max-files", "in a request, at most", click.IntRange(1))
-@option("--upload-seconds", "in which a request must arrive", click.FloatRange(0, min_open=True))
-@option("--answer-seconds", "in which it must be answered", click.FloatRange(0, min_open=True))
+@option("--upload-seconds", "in which a request must arrive", Real(0, 3600, min_open=True))
+@option("--answer-seconds", "in which it must be answered", Real(0, 3600, min_open=True))
 @option("--queue", "images admitted at a time; more are refused with 503", click.IntRange(1))
 @option("--batch", "images a run of the model, at most", click.IntRange(1))
-@option("--wait-ms", "a batch waits for images that are on their way, at most", click.FloatRange(0))
-@option("--window", "last images that are compared with validation for drift", click.IntRange(50))
+@option("--wait-ms", "a batch waits for images that are on their way, at most", Real(0, 1000))
+@option("--window", "last images that are compared with validation for drift", click.IntRange(50, 50_000))
 @option("--drain-seconds", "for requests under way at SIGTERM", click.IntRange(0))
 def main(host: str, port: int, **values: Any) -> None:
     """Serve a model over HTTP: / is a page, /docs describes the rest, docs/serving.md says more.
@@ -59,6 +71,9 @@ def main(host: str, port: int, **values: Any) -> None:
     """
     if values["queue"] < values["max_files"]:
         raise click.BadParameter(f"a request may have {values['max_files']} files", param_hint="--queue")
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service runs and heeds it
+    check_address(host, port)
     logs.set_up()
     try:
         app = create_app(Settings(**values))
@@ -74,9 +89,23 @@ def main(host: str, port: int, **values: Any) -> None:
         port=port,
         log_config=None,
         access_log=False,
+        http=Bounded,
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=values["drain_seconds"],
     )
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises ClickException where nothing can listen there, before the model is loaded."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            trial.bind(address)
+    except OSError as error:
+        reason = f"{host}, port {port}: nothing can listen there ({error.strerror}); see --host and --port"
+        raise click.ClickException(reason) from None
 
 
 if __name__ == "__main__":

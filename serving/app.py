@@ -25,7 +25,7 @@ from serving.batching import Batcher
 from serving.metrics import Metrics
 from serving.middleware import POLICY, Watched
 from serving.refusals import Refusal
-from serving.served import Served, Shelf
+from serving.served import Prediction, Served, Shelf
 from serving.settings import Settings
 from serving.uploads import Uploads
 
@@ -77,7 +77,7 @@ class Service:
             settings.batch,
             settings.wait_ms / 1000,
             settings.queue,
-            lambda: self.uploads.arriving > 0,
+            lambda: bool(self.uploads.arriving),
             self.metrics,
         )
         self.large = ThreadPoolExecutor(1, "large")  # one at a time, so that memory stays bounded
@@ -107,22 +107,24 @@ class Service:
             served, version = self.served, self.version
             try:
                 async with while_connected(request), asyncio.timeout(seconds):
-                    rows = await self.answer(served, data)
+                    predictions = await self.answer(served, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
+        served.window.add(*map(np.stack, zip(*predictions, strict=True)))
         images = []
-        for row in rows:
+        for row, _ in predictions:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
             self.metrics.predictions.labels(served.classes[likeliest[0]]).inc()
             guesses = [{"name": served.classes[at], "probability": round(float(row[at]), 6)} for at in likeliest]
             images.append({"guesses": guesses})
         return {"version": version, "sha256": served.sha256, "images": images}
 
-    async def answer(self, served: Served, data: list[bytes]) -> list[np.ndarray]:
-        """Give the probabilities of each image; the first that is refused refuses all."""
+    async def answer(self, served: Served, data: list[bytes]) -> list[Prediction]:
+        """Give what the model says of each image; the first that is refused refuses all."""
         with self.batcher.admit(len(data)):
             if len(data) == 1:
                 return [await self.ask(served, data[0], "file 1")]
+            await asyncio.to_thread(pictures.check_together, data, self.settings.max_pixels)
             tasks = [
                 asyncio.create_task(self.ask(served, each, f"file {number}")) for number, each in enumerate(data, 1)
             ]
@@ -132,7 +134,7 @@ class Service:
                 for task in tasks:
                     task.cancel()
 
-    async def ask(self, served: Served, data: bytes, where: str) -> np.ndarray:
+    async def ask(self, served: Served, data: bytes, where: str) -> Prediction:
         limit = self.settings.max_pixels
         try:
             return await self.batcher.ask(served, lambda size: pictures.read(data, where, size, limit))
@@ -190,6 +192,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=service.running,
+        redirect_slashes=False,  # it would name the host that the client says it is
     )
     app.state.service = service
     app.add_middleware(Watched, metrics=service.metrics)
@@ -225,29 +228,20 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
-        served = service.served
-        return ModelCard(
-            name=settings.name,
-            version=service.version,
-            revision=service.revision,
-            sha256=served.sha256,
-            since=served.since,
-            architecture=served.model.architecture,
-            image_size=served.image_size,
-            scores=served.model.scores,
-            classes=served.classes,
-        )
+        return service.served.card(settings.name, service.version, service.revision)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> State:
         """Whether the process is alive."""
         return State(status="ok")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> State:
         """Whether it can take requests."""
         if service.batcher.admitted >= settings.queue:
-            raise Refusal(503, "busy", "the queue is full")
+            raise HTTPException(503, "the queue is full", {"Retry-After": "1"})  # nobody is turned away by this
         return State(status="ready")
 
     @app.get("/metrics", tags=["operation"], response_class=Response)
@@ -255,6 +249,7 @@ def create_app(settings: Settings) -> FastAPI:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")

@@ -3,25 +3,25 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import perf_counter
 
-import numpy as np
-
 from serving.metrics import Metrics
 from serving.refusals import busy
-from serving.served import Item, Served
+from serving.served import Item, Prediction, Served
+
+JOIN = 1.0  # seconds, for a thread to end; it is a daemon and ends with the process in any case
 
 
 @dataclass(eq=False)
 class Waiting:
-    """An item in the queue, the model that it is for, and where its probabilities go."""
+    """An item in the queue, the model that it is for, and where the prediction goes."""
 
     served: Served
     item: Item
-    answer: asyncio.Future[np.ndarray]
+    answer: asyncio.Future[Prediction]
     since: float = field(default_factory=perf_counter)
 
 
@@ -57,8 +57,8 @@ class Batcher:
         finally:
             self._count(-images)
 
-    async def ask(self, served: Served, item: Item) -> np.ndarray:
-        """Give the probabilities of an image (float32, one a class); raises what Served.run found wrong with it.
+    async def ask(self, served: Served, item: Item) -> Prediction:
+        """Give what the model says of an image; raises what Served.run found wrong with it.
 
         Where the caller is cancelled, the image is left out.
         """
@@ -69,12 +69,12 @@ class Batcher:
         return await waiting.answer
 
     def close(self) -> None:
-        """End the threads; what still waits is not answered."""
+        """End the threads; what still waits is not answered, and one that is at work is not waited for for long."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
         for thread in self.threads:
-            thread.join()
+            thread.join(JOIN)
 
     def _count(self, images: int) -> None:
         self.admitted += images
@@ -88,7 +88,8 @@ class Batcher:
             except Exception as error:
                 results = [error] * len(batch)
             self.metrics.batch(len(batch), perf_counter() - started)
-            batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
 
     def _take(self) -> list[Waiting]:
         """Wait for images that somebody still waits for, all of them for one model; nothing when all is over."""
@@ -116,7 +117,7 @@ class Batcher:
         return batch
 
 
-def answer(batch: Sequence[Waiting], results: Sequence[np.ndarray | Exception]) -> None:
+def answer(batch: Sequence[Waiting], results: Sequence[Prediction | Exception]) -> None:
     """Hand out the results of a batch, except to those who have gone."""
     for each, result in zip(batch, results, strict=True):
         if each.answer.done():

@@ -31,6 +31,8 @@ class Metrics:
             "petals_request_seconds", "From a request to its answer, the upload included", ["route"], buckets=SECONDS
         )
         self.refused = counter("petals_refused", "Requests refused, by reason", ["reason"])
+        for reason in ("busy", "late"):
+            self.refused.labels(reason)  # 0 from the start, so that the first one is seen as an increase
         self.predictions = counter("petals_predictions", "Images answered, by likeliest class", ["name"])
         self.batch_images = histogram("petals_batch_images", "Images in a run of the model", buckets=IMAGES)
         self.batch_seconds = histogram("petals_batch_seconds", "Time of a run of the model", buckets=SECONDS)
@@ -38,7 +40,7 @@ class Metrics:
         self.queue_limit = gauge("petals_queue_limit", "Images admitted at most")
         self.loads = counter("petals_model_loads", "Model files looked at while serving, by outcome", ["outcome"])
         for outcome in ("taken up", "refused"):
-            self.loads.labels(outcome)  # 0 from the start, so that the first one is seen as an increase
+            self.loads.labels(outcome)  # likewise
         self.model = gauge("petals_model_info", "1 for the model that serves", ["version", "revision", "sha256"])
         self.drift_images = gauge("petals_drift_images", "Images in the window that is compared with validation")
         self.drift = {key: gauge(f"petals_drift_{key}", text) for key, text in DRIFT.items()}

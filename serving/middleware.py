@@ -1,5 +1,6 @@
 """Around each request: an id, a log line, metrics, and headers that browsers heed."""
 
+import asyncio
 import logging
 import random
 import re
@@ -39,22 +40,37 @@ class Watched:
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         name = given if SENSIBLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         token = request_id.set(name)
         status, begun = 500, False
+        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+        async def read() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                headers = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
-                if not any(key == b"content-security-policy" for key, _ in headers):
-                    headers.append((b"content-security-policy", POLICY.encode()))
+                told = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
+                if not any(key == b"content-security-policy" for key, _ in told):
+                    told.append((b"content-security-policy", POLICY.encode()))
+                if unread:
+                    told.append((b"connection", b"close"))  # or the server would take in the rest, however long it is
             await send(message)
 
         try:
-            await self.app(scope, receive, answer)
+            await self.app(scope, read, answer)
+        except asyncio.CancelledError:  # by the server, which has waited --drain-seconds after SIGTERM
+            if begun:
+                raise
+            ending = {"detail": "the service ends here; try again in a second"}
+            await JSONResponse(ending, 503, {"Retry-After": "1"})(scope, receive, answer)
         except Exception:
             log.exception("the service failed at this request")
             if begun:

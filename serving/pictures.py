@@ -1,8 +1,11 @@
 """Untrusted bytes to pixels, refused by what their header claims before anything is decoded."""
 
 import io
+import math
+import re
 import struct
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -13,11 +16,16 @@ from serving.refusals import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 LARGE = 2_000_000  # pixels: a larger image is decoded alone, and holds up no batch
-SEGMENTS = 1_000  # of a JPEG before its pixels; cameras write about twenty
+TOGETHER = 2  # times `max_pixels`, by all images of a request
+SEGMENTS = 200  # of a JPEG before its pixels; cameras write about twenty
+HEADER = 4_000_000  # bytes of them: Pillow's time grows with the square
 SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels
-PASSES = 12  # over `max_pixels`, by all scans together
+PASSES = 18  # over `max_pixels`, by all scans together; libjpeg makes 18 of a picture for print (CMYK)
+MARKERS = 1_000  # of a JPEG; each scan may bring tables of its own
 CHUNKS = 20_000  # of a PNG; 16 MB have 2,000 as libpng cuts them
-_JPEG, _SCAN, _PNG = b"\xff\xd8", b"\xff\xda", b"\x89PNG\r\n\x1a\n"
+_JPEG, _SCAN, _END, _PNG = b"\xff\xd8", b"\xff\xda", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # one that a length follows, or the end
+_ALONE = {0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers that Pillow takes no length after
 
 
 class Large(Exception):
@@ -30,12 +38,7 @@ def read(data: bytes, where: str, size: int, max_pixels: int, large: bool = Fals
     Raises Refusal, beginning with `where`, if it is no image, damaged, or of more than `max_pixels`; and Large if it
     has more than LARGE pixels and `large` does not allow that.
     """
-    pixels = pixels_claimed(data, where, max_pixels)
-    if pixels > max_pixels:
-        raise too_many_pixels(where, max_pixels)
-    if data.startswith(_JPEG) and data.count(_SCAN) * pixels > PASSES * max_pixels:
-        raise damaged(where)
-    if pixels > LARGE and not large:
+    if pixels_claimed(data, where, max_pixels) > LARGE and not large:
         raise Large
     try:
         return square(decode(data, where, size), size)
@@ -43,10 +46,35 @@ def read(data: bytes, where: str, size: int, max_pixels: int, large: bool = Fals
         raise damaged(where) from None
 
 
+def check_together(files: Sequence[bytes], max_pixels: int) -> None:
+    """Raises Refusal where the images of a request are too much work together, or one is refused by its header."""
+    work = sum(effort(data, pixels_claimed(data, f"file {at}", max_pixels)) for at, data in enumerate(files, 1))
+    if work > TOGETHER * max_pixels:
+        raise Refusal(413, "pixels", "the images have too many pixels together; make them smaller, or send fewer")
+
+
 def pixels_claimed(data: bytes, where: str, max_pixels: int) -> int:
     """Give width × height by the header alone; raises Refusal where there is none, or one that would take for ever."""
     if not is_short(data):
         raise damaged(where)
+    pixels = area(data, where, max_pixels)
+    if pixels > max_pixels:
+        raise too_many_pixels(where, max_pixels)
+    if effort(data, pixels) > max_pixels:
+        raise Refusal(422, "damaged", f"{where}: the JPEG has too many scans; save it anew")
+    return pixels
+
+
+def effort(data: bytes, pixels: int) -> float:
+    """Give the pixels to be decoded; those of a JPEG's scan take a small part of the time of other formats' pixels."""
+    if not data.startswith(_JPEG):
+        return pixels
+    number = scans(data)
+    return pixels * number / PASSES if number <= SCANS else math.inf
+
+
+def area(data: bytes, where: str, max_pixels: int) -> int:
+    """Give width × height as Pillow reads them; raises Refusal where it reads none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
@@ -65,26 +93,38 @@ def pixels_claimed(data: bytes, where: str, max_pixels: int) -> int:
 def is_short(data: bytes) -> bool:
     """Whether a JPEG or PNG has a sane number of parts; each costs its reader time, and a hostile file has millions."""
     if data.startswith(_JPEG):
-        return data.count(_SCAN) <= SCANS and has_few_segments(data)
+        return has_few_segments(data)
     if data.startswith(_PNG):
         return has_few_chunks(data)
     return True
 
 
 def has_few_segments(data: bytes) -> bool:
-    """Walk a JPEG's segments up to its pixels (ITU-T T.81, B.1.1)."""
+    """Walk a JPEG's segments up to its pixels (ITU-T T.81, B.1.1), in the steps that Pillow takes."""
     at = 2
     for _ in range(SEGMENTS):
         marker = data[at : at + 4]
         if len(marker) < 4 or marker.startswith(_SCAN):
-            return True
+            return at <= HEADER
         if marker[0] != 0xFF or marker[1] in (0x00, 0xFF):  # stray bytes and padding, one at a time
             at += 1
-        elif 0xD0 <= marker[1] <= 0xD9 or marker[1] == 0x01:  # markers that stand alone
+        elif marker[1] in _ALONE:
             at += 2
         else:
-            at += 2 + int.from_bytes(marker[2:])
+            at += 2 + max(2, int.from_bytes(marker[2:]))
     return False
+
+
+def scans(data: bytes) -> int:
+    """Count a JPEG's scans up to its end: what may follow, such as a phone's film, is no part of the picture."""
+    at, number = 2, 0
+    for _ in range(MARKERS):
+        marker = _MARKER.search(data, at)
+        if not marker or marker[0] == _END:
+            return number
+        number += marker[0] == _SCAN
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return MARKERS
 
 
 def has_few_chunks(data: bytes) -> bool:

@@ -8,45 +8,81 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from petals.drift import Reference
 from petals.errors import PetalsError
+from petals.images import square
 from petals.inference import Model
+from serving.answers import ModelCard
 from serving.pictures import Large
 from serving.refusals import Refusal
-from serving.window import Window
+from serving.window import STEP, Window
 
 Item = Callable[[int], np.ndarray]  # makes an image, uint8 S × S × 3, of the side S that the model sees
 POLL = 0.5  # seconds between two looks at the file
 log = logging.getLogger("serving")
 
 
+class Prediction(NamedTuple):
+    """What the model says of an image: float32, one a class, and float32, one a feature."""
+
+    probabilities: np.ndarray
+    features: np.ndarray
+
+
 class Served:
-    """A model that has answered its own check rightly, and the window of what it has said since."""
+    """A model that has answered its own check rightly, and the window of what it has told clients since."""
 
     def __init__(self, path: Path, window: int) -> None:
         """Raises PetalsError, in one line, where the file is no exported model or fails its check."""
         self.sha256 = digest(path)  # before it is opened: what replaces it in between is taken up next, as another
         self.model = Model.open(path, threads=1)
-        try:
-            self.model.check()
-            reference = Reference.from_json(self.model.metadata["reference"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise PetalsError(f"{path}: its check cannot be read ({error!r}); run dvc repro export") from None
-        if len(reference.classes) != len(self.model.classes):
-            raise PetalsError(f"{path}: its reference for drift has other classes than it; run dvc repro export")
-        self.window = Window(reference, window)
         self.classes, self.image_size = self.model.classes, self.model.image_size
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            image = self.model.check()
+            reference = Reference.from_json(self.model.metadata["reference"])
+            if len(reference.classes) != len(self.classes):
+                raise PetalsError(f"{path}: its reference for drift has other classes than it; run dvc repro export")
+            self.window = Window(reference, window)
+            self.rehearse(image)
+        except PetalsError:
+            raise
+        except Exception as error:  # its texts come from a file, and ONNX Runtime's exceptions have no common base
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PetalsError(f"{path}: it cannot answer as a service ({said}); run dvc repro export") from None
 
-    def run(self, items: Sequence[Item]) -> list[np.ndarray | Exception]:
+    def rehearse(self, image: np.ndarray) -> None:
+        """Do once what requests will ask for, with an image, uint8 H × W × 3, that counts for nothing."""
+        [prediction] = self.run([lambda size: square(image, size)])
+        window = Window(self.window.reference, STEP)
+        for _ in range(STEP):
+            window.add(prediction.probabilities[None], prediction.features[None])
+        window.compare()
+        self.card("", None, None)
+
+    def card(self, name: str, version: str | None, revision: str | None) -> ModelCard:
+        return ModelCard(
+            name=name,
+            version=version,
+            revision=revision,
+            sha256=self.sha256,
+            since=self.since,
+            architecture=self.model.architecture,
+            image_size=self.image_size,
+            scores=self.model.scores,
+            classes=self.classes,
+        )
+
+    def run(self, items: Sequence[Item]) -> list[Prediction | Exception]:
         """Decode what is not decoded yet, and ask about all of it at once.
 
-        Gives for each item its probabilities (float32, one a class), or what was wrong with it: Refusal or Large.
+        Gives for each item what the model says, or what was wrong with it: Refusal or Large.
         """
-        results: list[np.ndarray | Exception] = []
+        results: list[np.ndarray | Prediction | Exception] = []
         for item in items:
             try:
                 results.append(item(self.image_size))
@@ -55,9 +91,8 @@ class Served:
         sound = [at for at, result in enumerate(results) if isinstance(result, np.ndarray)]
         if sound:
             probabilities, features = self.model.run(np.stack([results[at] for at in sound]))
-            self.window.add(probabilities, features)
-            for at, row in zip(sound, probabilities, strict=True):
-                results[at] = row
+            for at, *row in zip(sound, probabilities, features, strict=True):
+                results[at] = Prediction(*row)
         return results
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -13,16 +14,26 @@ from serving.refusals import Refusal, busy
 HELD = 8  # requests of the largest size that may be in memory at once, until they are answered
 
 
+@dataclass(eq=False)
+class Arriving:
+    """A request that is being read."""
+
+    deadline: asyncio.Timeout
+    size: int = 0  # bytes so far
+    given_up: bool = False
+
+
 class Uploads:
     """Reads what clients send, and bounds what all of them together have in memory.
 
-    Nothing is written to disk, and the names that files were given are not looked at.
+    Where there is too much, the oldest request that is still arriving makes room: it may have stalled. Nothing is
+    written to disk, and the names that files were given are not looked at.
     """
 
     def __init__(self, max_bytes: int, max_files: int, seconds: float) -> None:
         self.max_bytes, self.max_files, self.seconds = max_bytes, max_files, seconds
         self.held = 0  # bytes
-        self.arriving = 0  # requests
+        self.arriving: list[Arriving] = []  # the oldest first
 
     @asynccontextmanager
     async def files(self, request: Request) -> AsyncIterator[list[bytes]]:
@@ -34,26 +45,39 @@ class Uploads:
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self.too_large()
-        size = 0
+        upload = Arriving(asyncio.timeout(self.seconds))
         try:
-            self.arriving += 1
+            self.arriving.append(upload)
             try:
-                async with asyncio.timeout(self.seconds):
+                async with upload.deadline:
                     async for chunk in request.stream():
-                        size += len(chunk)
+                        self.make_room(upload, len(chunk))
+                        upload.size += len(chunk)
                         self.held += len(chunk)
-                        if size > self.max_bytes:
+                        if upload.size > self.max_bytes:
                             raise self.too_large()
-                        if self.held > HELD * self.max_bytes:
-                            raise busy()
                         form.write(chunk)
             except TimeoutError:
+                if upload.given_up:
+                    raise busy() from None
                 raise Refusal(408, "slow", f"the files did not arrive within {self.seconds:g} seconds") from None
             finally:
-                self.arriving -= 1
+                if not upload.given_up:
+                    self.arriving.remove(upload)
             yield form.finished()
         finally:
-            self.held -= size
+            self.held -= upload.size
+
+    def make_room(self, upload: Arriving, size: int) -> None:
+        """Give up the oldest until there is room for `size` bytes more of `upload`; raises Refusal where that is it."""
+        while self.held + size > HELD * self.max_bytes:
+            oldest = next((each for each in self.arriving if not each.deadline.expired()), upload)
+            if oldest is upload:
+                raise busy()
+            self.arriving.remove(oldest)
+            self.held -= oldest.size
+            oldest.size, oldest.given_up = 0, True
+            oldest.deadline.reschedule(0)  # that is now
 
     def too_large(self) -> Refusal:
         return Refusal(

@@ -1,5 +1,7 @@
 """An exported model in use."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -24,9 +26,14 @@ def test_what_is_no_model_is_one_line(tmp_path):
     path = tmp_path / "model.onnx"
     with pytest.raises(PetalsError, match=r"model\.onnx: not found; dvc repro"):
         Model.open(path)
+    with pytest.raises(PetalsError, match="is a folder; name the model file in it"):
+        Model.open(tmp_path)
     path.touch()
-    with pytest.raises(PetalsError, match="empty, as export found that int8 loses too much"):
+    with pytest.raises(PetalsError, match="empty, run dvc repro export"):
         Model.open(path)
+    (tmp_path / "model.int8.onnx").touch()
+    with pytest.raises(PetalsError, match="empty, as export found that int8 loses too much"):
+        Model.open(tmp_path / "model.int8.onnx")
     path.write_bytes(b"not a graph")
     with pytest.raises(PetalsError, match="ONNX Runtime cannot read it") as error:
         Model.open(path)
@@ -40,6 +47,19 @@ def test_what_is_no_model_is_one_line(tmp_path):
         with pytest.raises(PetalsError, match="what it says of itself cannot be read") as error:
             Model.open(tiny_model(path, **{name: "{nothing"}))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", 0), ("image_size", "224"), ("image_size", 100_000), ("image_size", True),
+        ("classes", "red"), ("classes", [1, 2, 3]), ("scores", [0.5]), ("scores", None),
+    ],
+)  # fmt: skip
+def test_what_a_model_says_of_itself_must_make_sense(tmp_path, name, value):
+    path = tiny_model(tmp_path / "model.onnx", **{name: json.dumps(value)})
+    with pytest.raises(PetalsError, match=f"what it says of its {name} makes no sense; run dvc repro export"):
+        Model.open(path)
 
 
 def test_a_model_that_names_other_classes_than_it_tells_apart(tmp_path):

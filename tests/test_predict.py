@@ -1,6 +1,7 @@
 """python -m petals.predict"""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,26 @@ def test_what_cannot_be_read_is_a_line_and_the_others_are_answered(folder):
     missing, cut, empty, notes = result.stderr.splitlines()
     assert missing == "Error: none.jpg: not found" and cut.startswith("Error: cut.webp: the image is damaged")
     assert empty.startswith("Error: empty: no image") and "notes.txt: not a JPEG, PNG or WebP image" in notes
+
+
+def test_what_is_below_a_hidden_folder_is_not_looked_at(folder):
+    Path("a/.trash").mkdir()
+    Path("a/red.png").rename("a/.trash/red.png")
+    Path("a").rename(".a")  # that is named itself, and so meant
+    result = call(".a")
+    assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == [".a/b/green.JPG"]
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    os.mkfifo("pipe")
+    result = call("pipe", "blue.webp")
+    assert result.exit_code == 1 and result.stderr == "Error: pipe: neither a file nor a folder\n"
+    assert "blue.webp" in result.stdout
+
+
+def test_an_empty_name_is_a_mistake(folder):
+    result = call("")
+    assert result.exit_code == 2 and "an empty name; name a file or a folder" in result.stderr
 
 
 def test_a_model_that_is_not_there(folder):

@@ -75,6 +75,12 @@ def scans(number: int, side: int = 64) -> bytes:
     return data[:last] + data[last:-2] * number + data[-2:]
 
 
+def segments(number: int, length: int, first: bytes = b"") -> bytes:
+    """A JPEG with `first` and so many Exif segments more, of so many bytes each, before its pixels."""
+    segment = b"\xff\xe1" + struct.pack(">H", length + 8) + b"Exif\0\0" + bytes(length)
+    return JPEG[:2] + first + segment * number + JPEG[2:]
+
+
 def likeliest(answer: dict) -> list[str]:
     return [image["guesses"][0]["name"] for image in answer["images"]]
 
@@ -119,8 +125,9 @@ REFUSED = {
     "deflate bomb in a profile": (png(8, 8, (b"iCCP", b"a\0\0" + BOMB)), None, ""),
     "endless chunks": (png(8, 8, *[(b"teST", b"")] * 21_000), 422, "damaged"),
     "endless padding": (b"\xff\xd8" + b"\xff" * 250_000, 422, "damaged"),
-    "endless scans": (scans(3000), 422, "damaged"),
-    "many scans of many pixels": (scans(60, 1700), 422, "damaged"),
+    "endless scans": (scans(3000), 422, "too many scans"),
+    "many scans of many pixels": (scans(60, 1700), 422, "too many scans"),
+    "endless segments": (segments(250, 0), 422, "damaged"),
     "many bytes": (bytes(300_001), 413, "300,000 bytes at most"),
 }
 
@@ -139,8 +146,25 @@ def test_what_is_no_sound_photograph_is_refused_in_one_line(service, name):
 
 def test_scans_are_counted_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr("serving.pictures.decode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(Refusal, match="damaged"):
+    with pytest.raises(Refusal, match="too many scans"):
         read(scans(60, 1700), "file 1", 32, 3_000_000, large=True)
+
+
+@pytest.mark.parametrize("marker", [b"", b"\xff\xf0\x00\x10", b"\xff\xe0\x00\x00"])
+def test_metadata_are_measured_before_they_are_read(monkeypatch, marker):
+    monkeypatch.setattr("serving.pictures.Image.open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(Refusal, match="damaged"):
+        read(segments(80, 60_000, marker), "file 1", 32, 3_000_000)
+
+
+def test_what_follows_the_end_of_a_picture_is_no_part_of_it():
+    film = b"\xff\xda" * 5_000
+    np.testing.assert_array_equal(read(JPEG + film, "file 1", 32, 3_000_000), read(JPEG, "file 1", 32, 3_000_000))
+
+
+def test_a_progressive_picture_for_print_is_taken_up_to_the_limit():
+    data = encoded(Image.new("CMYK", (1700, 1700)), "JPEG", progressive=True)
+    assert read(data, "file 1", 32, 1700**2, large=True).shape == (32, 32, 3)
 
 
 def test_photographs_are_read_as_prepare_reads_them():
@@ -153,6 +177,16 @@ def test_photographs_are_read_as_prepare_reads_them():
 def test_one_bad_file_among_several_is_named(service):
     answer = service.post(JPEG, JPEG, b"?")
     assert answer.status_code == 415 and answer.json()["detail"].startswith("file 3: ")
+
+
+def test_images_that_are_too_much_together_are_refused_before_any_is_decoded(service):
+    plain = Image.new("RGB", (1500, 1500))
+    large = encoded(plain, "WEBP", lossless=True)
+    before = service.metrics()["petals_batch_images_count"]
+    answer = service.post(*[large] * 3)
+    assert answer.status_code == 413 and "too many pixels together" in answer.json()["detail"]
+    assert service.metrics()["petals_batch_images_count"] == before
+    assert service.post(*[encoded(plain, "JPEG")] * 6).status_code == 200
 
 
 def test_large_images_are_taken_up_to_the_limit(service):
@@ -253,6 +287,16 @@ def test_metrics_count_what_was_done(service):
     assert after[f"petals_model_info{{abc1234,{service.get('/model').json()['sha256'][:12]},v1.2.3}}"] == 1
 
 
+def test_images_that_were_refused_do_not_count_for_drift(model):
+    with serving(model, "--window", 50) as service:
+        for _ in range(10):
+            assert service.post(*GOOD, b"?").status_code == 415
+        assert service.metrics()["petals_drift_images"] == 0
+        for _ in range(10):
+            assert service.post(*GOOD).status_code == 200
+        assert service.metrics()["petals_drift_images"] == 50
+
+
 CHANGES = {
     "photographs like those of validation": lambda image: image,
     "dark": lambda image: image.point(lambda level: level * 0.35),
@@ -289,6 +333,60 @@ def test_a_form_that_arrives_too_slowly_is_refused(model):
             client.sendall(request[:-50])
             status, told = received(client)
         assert status == 408 and told["detail"] == "the files did not arrive within 0.2 seconds"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /nowhere HTTP/1.1\r\n",
+        b"PUT /predict HTTP/1.1\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Type: text/plain\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n",
+    ],
+)
+def test_a_body_that_is_not_wanted_is_not_waited_for(service, head):
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+        client.sendall(head + b"Host: localhost\r\nContent-Length: 1000000\r\n\r\n?")
+        answer = b"".join(iter(lambda: client.recv(10_000), b""))  # to the end of the connection
+    assert answer.split()[1] in (b"404", b"405", b"413", b"415") and b"\r\nconnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("start", [b"GET /model?", b"GET /model HTTP/1.1\r\nX-Long: "])
+def test_headers_without_end_end_the_connection(service, start):
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+        client.sendall(start + b"a" * 66_000)
+        answer = b"".join(iter(lambda: client.recv(10_000), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert service.get("/healthz").status_code == 200
+
+
+def test_a_long_body_does_not_count_as_headers(service):
+    request = Request.post(JPEG + bytes(200_000)).data
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+        client.sendall(request + request)
+        assert received(client)[0] == 200
+
+
+def test_odd_requests_are_answered_and_worth_no_warning(service):
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
+    assert service.session.get(service.url + "/model", headers=upgrade).status_code == 200
+    assert service.session.get(service.url + "/model/", allow_redirects=False).status_code == 404
+    for address in ("/", "/healthz", "/readyz"):
+        assert service.session.head(service.url + address).status_code == 200
+    assert not [line for line in service.log if "upgrade" in line["message"].lower()]
+
+
+def test_sigterm_tells_a_client_that_is_too_slow_to_come_again(model):
+    with serving(model, "--drain-seconds", 0) as service:
+        with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
+            client.sendall(Request.post(JPEG).data[:-50])
+            assert service.get("/readyz").status_code == 200
+            service.process.terminate()
+            status, told = received(client)
+        assert status == 503 and told["detail"].endswith("try again in a second")
+        line = service.logged(lambda line: line.get("route") == "/predict")
+        assert service.process.wait(PATIENCE) == 0
+        assert line["status"] == 503 and not [line for line in service.log if "traceback" in line]
 
 
 def test_sigterm_answers_what_has_begun(model):
@@ -375,6 +473,25 @@ def test_a_reference_of_other_classes_is_refused(model, tmp_path):
         Served(path, 50)
 
 
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("reference", lambda told: {**told, "mean": told["mean"][1:], "std": told["std"][1:]}),
+        ("reference", lambda told: {**told, "distance_quantiles": ["far"]}),
+        ("scores", lambda told: {"macro_f1": "good"}),
+        ("check", lambda told: []),
+    ],
+)
+def test_a_model_is_not_taken_up_where_its_requests_would_fail(model, tmp_path, text, change):
+    graph, path = onnx.load(model), tmp_path / "model.onnx"
+    (held,) = [each for each in graph.metadata_props if each.key == text]
+    held.value = json.dumps(change(json.loads(held.value)))
+    onnx.save(graph, path)
+    with pytest.raises(PetalsError, match="run dvc repro") as refused:
+        Served(path, 50)
+    assert "\n" not in str(refused.value)
+
+
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "serving", *map(str, arguments)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
@@ -386,6 +503,36 @@ def test_a_model_that_cannot_serve_is_one_line(tmp_path):
         done = start("--model", path)
         assert done.returncode and says in done.stderr and "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_setting_that_cannot_be_is_one_line():
+    for option, value in (
+        ("--wait-ms", "nan"), ("--answer-seconds", "inf"), ("--max-pixels", 10**9), ("--window", 10**9),
+        ("--threads", 10**6),
+    ):  # fmt: skip
+        done = start(option, value)
+        assert done.returncode == 2 and option in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_an_address_that_cannot_be_listened_at_is_one_line(model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start("--model", model, "--port", port)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"Error: 127.0.0.1, port {port}: nothing can listen there (Address already in use); ")
+    done = start("--model", model, "--host", "256.0.0.1")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "256.0.0.1" in done.stderr
+
+
+def test_a_sighup_that_comes_before_the_service_runs_does_not_end_it(model):
+    code = (
+        "import os, signal, serving.__main__ as main; load = main.create_app;"
+        "main.create_app = lambda settings: os.kill(os.getpid(), signal.SIGHUP) or load(settings);"
+        "main.uvicorn.run = lambda *_, **__: print('runs');"
+        f"main.main(['--port', '0', '--model', {str(model)!r}], standalone_mode=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
 
 
 def test_serving_needs_neither_torch_nor_more_of_petals_than_this():

@@ -132,6 +132,24 @@ def test_images_for_different_models_do_not_mix():
     run(test)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_batch_that_takes_for_ever_does_not_keep_the_service_from_its_end(monkeypatch):
+    monkeypatch.setattr("serving.batching.JOIN", 0.01)
+    model = Slow()
+
+    async def main() -> threading.Thread:
+        batcher = Batcher(1, 4, 0.001, 8, lambda: False, Metrics())
+        await held(batcher, model, 1)
+        batcher.close()
+        return batcher.threads[0]
+
+    thread = asyncio.run(main())
+    assert thread.is_alive()
+    model.go.set()  # when the service is over
+    thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_a_model_that_fails_fails_its_batch_alone():
     class Broken(Slow):
         def run(self, items: list[int]) -> list[np.ndarray | Exception]:

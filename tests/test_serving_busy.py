@@ -28,15 +28,17 @@ def app(model):
     app.state.service.batcher.close()
 
 
-async def call(app, method: str, path: str, body: bytes = b"", gone: asyncio.Event | None = None) -> tuple:
-    """Status, headers and JSON of a request; the client goes away at `gone`."""
+async def call(
+    app, method: str, path: str, body: bytes = b"", gone: asyncio.Event | None = None, more: bool = False
+) -> tuple:
+    """Status, headers and JSON of a request; the client goes away at `gone`, or has `more` to send and does not."""
     kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
     scope = {
         "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
         "query_string": b"", "headers": [(b"content-type", kind)], "scheme": "http", "root_path": "",
         "server": ("localhost", 80), "client": ("localhost", 1),
     }  # fmt: skip
-    messages, parts = [], iter([{"type": "http.request", "body": body}])
+    messages, parts = [], iter([{"type": "http.request", "body": body, "more_body": more}])
 
     async def receive() -> dict:
         for part in parts:
@@ -58,6 +60,8 @@ def test_a_full_queue_is_said_so_and_the_service_is_not_ready(app):
         status, headers, told = asyncio.run(call(app, "POST", "/predict", BODY))
         assert status == 503 and headers[b"retry-after"] == b"1" and "try again in a second" in told["detail"]
         assert asyncio.run(call(app, "GET", "/readyz"))[0] == 503
+        turned_away = service.metrics.registry.get_sample_value("petals_refused_total", {"reason": "busy"})
+        assert turned_away == 1  # the question after readiness was not
         assert asyncio.run(call(app, "GET", "/healthz"))[0] == 200
     assert asyncio.run(call(app, "GET", "/readyz"))[0] == 200
     assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 200
@@ -78,10 +82,33 @@ def test_what_all_clients_send_together_is_bounded(app):
     uploads = app.state.service.uploads
     uploads.held = HELD * uploads.max_bytes
     assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 503
-    assert uploads.held == HELD * uploads.max_bytes and uploads.arriving == 0
+    assert uploads.held == HELD * uploads.max_bytes and not uploads.arriving
     uploads.held = 0
     assert asyncio.run(call(app, "POST", "/predict", BODY))[0] == 200
     assert uploads.held == 0
+
+
+def test_a_form_that_has_stalled_makes_room_for_another(app):
+    uploads = app.state.service.uploads
+    uploads.max_bytes = len(BODY)
+    stalled = [BODY[:-1]] * HELD
+
+    async def main() -> list[tuple]:
+        asked = [asyncio.create_task(call(app, "POST", "/predict", part, more=True)) for part in stalled]
+        while uploads.held < HELD * len(BODY[:-1]):
+            await asyncio.sleep(0)
+        answered = await call(app, "POST", "/predict", BODY)
+        first, *others = asked
+        given_up = await first
+        assert not any(task.done() for task in others)
+        for task in others:
+            task.cancel()
+        return [answered, given_up, *await asyncio.gather(*others)]
+
+    answered, given_up, *ended = asyncio.run(main())
+    assert answered[0] == 200 and given_up[0] == 503 and given_up[1][b"retry-after"] == b"1"
+    assert {status for status, _, _ in ended} == {503} and all("ends here" in told["detail"] for _, _, told in ended)
+    assert uploads.held == 0 and not uploads.arriving
 
 
 def while_the_model_is_at_work(app, client_goes: bool) -> tuple:

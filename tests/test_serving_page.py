@@ -76,7 +76,7 @@ def drop(page: Page, file: bytes, kind: str = "image/jpeg", how: str = DROP) -> 
 
 def expect_flower(page: Page, name: str) -> None:
     expect(page.locator("#guesses li .name").first).to_have_text(name)
-    expect(page.locator("#verdict")).to_have_text(f"Most likely {name}.")
+    expect(page.get_by_role("status")).to_have_text(f"Most likely {name}.")
 
 
 @pytest.mark.parametrize("how", [DROP, PASTE], ids=["dropped", "pasted"])
@@ -103,6 +103,35 @@ def test_the_keyboard_is_enough(page):
     expect_flower(page, CLASSES[LABELS[1]])
 
 
+def test_the_keyboard_is_not_lost_when_its_button_vanishes(page):
+    unanswered = []
+    page.route("**/predict*", lambda route: unanswered.append(route))
+    drop(page, FILES[0])
+    page.get_by_role("button", name="Cancel").press("Enter")
+    expect(page.locator("#choose")).to_be_focused()
+    page.unroute("**/predict*")
+    page.route("**/predict*", lambda route: route.abort(), times=1)
+    drop(page, FILES[0])
+    page.get_by_role("button", name="Try again").press("Enter")
+    expect_flower(page, CLASSES[LABELS[0]])
+    expect(page.locator("#outcome")).to_be_focused()
+    for route in unanswered:
+        with suppress(Error):  # the page has given it up
+            route.abort()
+
+
+def test_what_is_told_is_told_where_a_screen_reader_listens(page):
+    page.evaluate("""() => {
+      self.heard = [];
+      const region = document.querySelector("[role=status]");
+      new MutationObserver(() => heard.push([region.textContent, region.checkVisibility()])).observe(
+        region, { childList: true });
+    }""")
+    drop(page, FILES[0])
+    expect_flower(page, CLASSES[LABELS[0]])
+    assert page.evaluate("heard") == [["Looking at it …", True], [f"Most likely {CLASSES[LABELS[0]]}.", True]]
+
+
 def test_a_large_photograph_is_made_small_before_it_is_sent(page):
     grain = np.random.default_rng(0).normal(0, 20, (1800, 2400, 3))
     image = Image.open(io.BytesIO(FILES[2])).resize((2400, 1800))
@@ -116,20 +145,20 @@ def test_a_large_photograph_is_made_small_before_it_is_sent(page):
 
 def test_what_is_no_photograph_is_said_so_and_the_next_one_works(page):
     drop(page, b"not a picture", "text/plain")
-    expect(page.get_by_role("alert")).to_contain_text("not a photograph that can be read")
+    expect(page.get_by_role("status")).to_contain_text("not a photograph that can be read")
     expect(page.locator("#preview")).to_be_hidden()
     expect(page.locator("#again")).to_be_hidden()
     drop(page, FILES[0][:700])
-    expect(page.get_by_role("alert")).to_contain_text("damaged or cut short")
+    expect(page.get_by_role("status")).to_contain_text("damaged or cut short")
     drop(page, FILES[0])
     expect_flower(page, CLASSES[LABELS[0]])
-    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.get_by_role("status")).not_to_have_class("error")
 
 
 def test_a_service_that_cannot_be_reached_can_be_tried_again(page):
     page.route("**/predict*", lambda route: route.abort())
     drop(page, FILES[0])
-    expect(page.get_by_role("alert")).to_have_text("The service cannot be reached.")
+    expect(page.get_by_role("status")).to_have_text("The service cannot be reached.")
     page.unroute("**/predict*")
     page.get_by_role("button", name="Try again").click()
     expect_flower(page, CLASSES[LABELS[0]])
@@ -142,7 +171,7 @@ def test_a_busy_service_is_asked_again_as_it_wishes(page):
         times=1,
     )
     drop(page, FILES[0])
-    expect(page.locator("#status")).to_have_text("The service is busy. Trying again …")
+    expect(page.get_by_role("status")).to_have_text("The service is busy. Trying again …")
     expect_flower(page, CLASSES[LABELS[0]])
 
 
@@ -155,14 +184,14 @@ def test_a_service_that_is_late_is_not_asked_again_unasked(page):
 
     page.route("**/predict*", late)
     drop(page, FILES[0])
-    expect(page.get_by_role("alert")).to_have_text("The service is busy. Try again in a moment.")
+    expect(page.get_by_role("status")).to_have_text("The service is busy. Try again in a moment.")
     assert len(asked) == 1
 
 
 def test_an_answer_that_cannot_be_shown_is_not_taken_for_none(page):
     page.route("**/predict*", lambda route: route.fulfill(json={"images": []}))
     drop(page, FILES[0])
-    expect(page.get_by_role("alert")).to_have_text("The service's answer cannot be shown.")
+    expect(page.get_by_role("status")).to_have_text("The service's answer cannot be shown.")
 
 
 def test_a_photograph_can_be_given_up_while_it_is_made_small(page):
@@ -185,14 +214,14 @@ def test_a_slow_network_is_named_and_can_be_given_up(page):
     unanswered = []
     page.route("**/predict*", lambda route: unanswered.append(route))
     drop(page, FILES[0])
-    expect(page.locator("#status")).to_have_text("Looking at it …")
+    expect(page.get_by_role("status")).to_have_text("Looking at it …")
     page.clock.fast_forward(6_000)
-    expect(page.locator("#status")).to_contain_text("A slow network takes a while")
+    expect(page.get_by_role("status")).to_contain_text("A slow network takes a while")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#waiting")).to_be_hidden()
     drop(page, FILES[0])
     page.clock.fast_forward(100_000)
-    expect(page.get_by_role("alert")).to_contain_text("No answer came")
+    expect(page.get_by_role("status")).to_contain_text("No answer came")
     for route in unanswered:
         with suppress(Error):  # the page has given it up
             route.abort()
@@ -229,9 +258,16 @@ def test_text_can_be_read_in_the_dark_and_in_the_light(page, request):
     expect_flower(page, CLASSES[LABELS[0]])
     paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (paper < 0.02) is ("dark" in request.node.callspec.id)
-    for selector in ("h1", "#verdict", "#guesses .name", "#guesses .share", "footer p", "footer a", "#problem"):
+
+    def can_be_read(selector: str) -> bool:
         ink = luminance(page.locator(selector).first.evaluate("each => getComputedStyle(each).color"))
-        assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, selector
+        return (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5
+
+    for selector in ("h1", "#told", "#guesses .name", "#guesses .share", "footer p", "footer a"):
+        assert can_be_read(selector), selector
+    drop(page, b"not a picture")
+    expect(page.get_by_role("status")).to_have_class("error")
+    assert can_be_read("#told")
 
 
 def test_the_description_of_the_interface_can_be_tried_out(page, url):

@@ -8,16 +8,23 @@ const $ = (id) => document.getElementById(id);
 let current = null; // the AbortController of the request under way
 let last = null; // the file to try again with
 
-/** Show one of the three faces of the outcome, or none. */
-function show(face) {
+/** Show one of the three faces of the outcome, or none, and tell what there is to tell: screen readers read it out. */
+function show(face, text = "") {
+  const within = $("outcome").contains(document.activeElement); // on a button that may vanish
   for (const id of ["waiting", "failure", "answer"]) $(id).hidden = id !== face;
+  if (within) $(face ? "outcome" : "choose").focus();
   if (face) $(face).scrollIntoView({ block: "nearest" }); // on a phone it stands below the photograph
+  $("told").classList.toggle("error", face === "failure");
+  tell(text);
+}
+
+function tell(text) {
+  $("told").textContent = text;
 }
 
 function fail(message, retry) {
-  $("problem").textContent = message;
   $("again").hidden = !retry;
-  show("failure");
+  show("failure", message);
 }
 
 /** A large photograph made small enough for a slow network; anything else as it is. */
@@ -61,7 +68,7 @@ async function ask(picture, signal) {
     const response = await fetch("predict?top_k=5", { method: "POST", body: form, signal });
     const seconds = response.status === 503 && Number(response.headers.get("Retry-After"));
     if (!seconds || attempt === RETRIES) return response;
-    $("status").textContent = "The service is busy. Trying again …";
+    tell("The service is busy. Trying again …");
     await pause(1000 * seconds, signal);
   }
 }
@@ -72,9 +79,8 @@ async function identify(file) {
   last = file;
   URL.revokeObjectURL($("preview").src);
   $("preview").src = URL.createObjectURL(file);
-  $("status").textContent = "Looking at it …";
-  show("waiting");
-  const slow = setTimeout(() => { $("status").textContent = "Still at it. A slow network takes a while …"; }, PATIENCE);
+  show("waiting", "Looking at it …");
+  const slow = setTimeout(() => tell("Still at it. A slow network takes a while …"), PATIENCE);
   const late = setTimeout(() => controller.abort("late"), LIMIT);
   let response, told;
   try {
@@ -116,7 +122,7 @@ const percent = (share) => (share > 0 && share < 0.01 ? "< 1 %" : `${Math.round(
 
 function answer(guesses) {
   const [first] = guesses;
-  $("verdict").textContent =
+  const verdict =
     first.probability >= 0.7 ? `Most likely ${first.name}.`
     : first.probability >= 0.35 ? `Perhaps ${first.name}.`
     : "Hard to say. These come nearest:";
@@ -127,7 +133,7 @@ function answer(guesses) {
     item.querySelector(".bar").style.width = `${100 * probability}%`;
     return item;
   }));
-  show("answer");
+  show("answer", verdict);
 }
 
 for (const id of ["choose", "take"]) {
