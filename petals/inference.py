@@ -21,7 +21,7 @@ class Model:
 
     `classes` are the names in label order, `image_size` is the side in pixels that the network sees, `scores` are those
     of this very file on validation, empty where it has learnt from validation too; `metadata` holds all texts that the
-    file carries: see petals.onnx_export.export.
+    file carries: docs/export.md lists them.
     """
 
     def __init__(self, path: str | Path, session: onnxruntime.InferenceSession) -> None:
