@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petals import checkpoint, distributed, models
 from petals.augmentation import BatchAugmentation, view_policy
 from petals.curves import Curves
 from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
+from petals.distributed import Group
 from petals.errors import PetalsError
-from petals.models import weights
+from petals.models import Classifier, weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
@@ -56,24 +57,16 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     if data.give_to(device, room_for_data(device)):
         click.echo(f"all images are in the memory of {device}")
     watched = PackedSplit(val)
-    classes = data.split.classes
+    # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
+    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
+    key = checkpoint.fingerprint(settings, [train, val, augmented, pretrained])
+    group.check(key)
 
-    torch.manual_seed(seed_for(params.seed, "head"))
-    net = models.create(params.model, len(classes), data.split.image_size, params.pretrained is True)
-    if isinstance(params.pretrained, str):
-        click.echo(weights.warm_start(net, pretrained, classes))
-    net = group.with_shared_statistics(net).to(device, memory_format=torch.channels_last).train()
-    if params.pretrained:
-        net.freeze(params.frozen, params.freeze_stats)
-    spec = models.MODELS[params.model]
-    data.size = models.train_size(spec, data.split.image_size, params.train_size)
-    if params.train_size < 1 and not spec.any_size:
-        click.echo(f"train_size: {spec.name} takes one size only, so it is trained at {data.size} px")
-    optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
-    average = AveragedWeights(net, params.ema)
-    policy = view_policy(data.policy, data.size) if data.versions == 1 else None
-    augment = BatchAugmentation(len(classes), params.flip, params.erasing, params.mixup, params.cutmix, policy)
-    criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    net = create(params, data.split, pretrained, group)
+    data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
+    if params.train_size < 1 and not models.MODELS[params.model].any_size:
+        click.echo(f"train_size: {params.model} takes one size only, so it is trained at {data.size} px")
+    learning = Learning(params, net, data, group)
 
     data.balance = params.balance
     # Of few images an epoch is several passes, as are the warm-up and the time between two looks at the validation.
@@ -83,15 +76,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     steps = epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
 
-    inputs = [train, val, augmented, pretrained]
-    # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
-    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
-    key = checkpoint.fingerprint(settings, inputs)
-    group.check(key)
-    learner = group.learner(net)
-    if params.compile:
-        compile_kernels(learner, group.size * params.accumulate)
-    saved = checkpoint.Checkpoint(key, net, optimizer, average, group.main)
+    saved = checkpoint.Checkpoint(key, net, learning.optimizer, learning.average, group.main)
     state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
         epoch = min(len(state["history"]), epochs - 1)  # the last, where only the outputs were missing
@@ -103,34 +88,15 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
-            batches = data.read_ahead(order)
-            for images, labels in progress(batches, f"epoch {epoch + 1}", "step", len(order)):
+            for images, labels in progress(data.read_ahead(order), f"epoch {epoch + 1}", "step", len(order)):
                 if stop or saved.due():
                     saved.save(state)
                     interrupt.leave(stop)
                 step = state["step"]
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
-                for each in optimizer.param_groups:
-                    each["lr"] = lr * each["scale"]
-
-                reseed(seed_for(params.seed, "step", step), device)
-                images, targets = augment.of_rows(group.share(len(labels)), images, labels)
-                net.zero_grad()
-                loss = 0.0
-                for part in group.parts(len(labels), params.accumulate):
-                    with part.taken_by(learner, device):
-                        with autocast(device, params.precision):
-                            share = part.weight * criterion(learner(images[part.here]), targets[part.here])
-                        (group.size * share).backward()  # as the mean over all processes is taken of the gradients
-                    loss = loss + share.detach()
-                norm = nn.utils.clip_grad_norm_(net.parameters(), params.clip_norm)
-                if not torch.isfinite(loss + norm):
-                    raise PetalsError(f"the loss is no longer finite at {at}: lower lr; the last checkpoint stays")
-                optimizer.step()
-                group.average_statistics(net)
-                average.update(step)
-                loss, stop = group.agree(loss.item(), interrupt.requested)
+                loss = learning.step(step, lr, images, labels, at)
+                loss, stop = group.agree(loss, interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
             if stop or saved.due(pause):
@@ -140,7 +106,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
             said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
             if not data.split.final:
-                values["val"] = watch(net, average, watched, group, state["at"])
+                values["val"] = watch(net, learning.average, watched, group, state["at"])
                 said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
@@ -150,15 +116,69 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         if stop:
             saved.save(state)
         interrupt.leave(stop)
-        average.swap()
+        learning.average.swap()
         bias = net.head.bias.detach().clone()
         click.echo(calibrate(net, data.split, watched, group, params.adjust, params.temperature))
         if group.main:
-            weights.save(net, classes, model, data.split.final)
+            weights.save(net, data.split.classes, model, data.split.final)
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
-        average.swap()
+        learning.average.swap()
     saved.finish(state, model)
     interrupt.leave(group.agree(0.0, interrupt.requested)[1])
+
+
+def create(params: TrainParams, split: PackedSplit, pretrained: Path, group: Group) -> Classifier:
+    """Make the classifier for the classes of `split`, with the weights to start from, in training mode."""
+    torch.manual_seed(seed_for(params.seed, "head"))
+    net = models.create(params.model, len(split.classes), split.image_size, params.pretrained is True)
+    if isinstance(params.pretrained, str):
+        click.echo(weights.warm_start(net, pretrained, split.classes))
+    net = group.with_shared_statistics(net).to(group.device, memory_format=torch.channels_last).train()
+    if params.pretrained:
+        net.freeze(params.frozen, params.freeze_stats)
+    return net
+
+
+class Learning:
+    """A classifier with all that changes it: optimiser, averaged weights, augmentation, loss."""
+
+    def __init__(self, params: TrainParams, net: Classifier, data: TrainingImages, group: Group) -> None:
+        self.params, self.net, self.group = params, net, group
+        self.optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
+        self.average = AveragedWeights(net, params.ema)
+        policy = view_policy(data.policy, data.size) if data.versions == 1 else None
+        shares = params.flip, params.erasing, params.mixup, params.cutmix
+        self.augment = BatchAugmentation(len(data.split.classes), *shares, policy)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+        self.learner = group.learner(net)
+        if params.compile:
+            compile_kernels(self.learner, group.size * params.accumulate)
+
+    def step(self, number: int, lr: float, images: Tensor, labels: Tensor, at: str) -> float:
+        """Learn from a batch, uint8 N × H × W × 3 and int64 N; gives this process's share of the loss.
+
+        All chances are drawn from `number`. Raises PetalsError, which says `at`, where the loss is not finite.
+        """
+        params, group, device = self.params, self.group, self.group.device
+        for each in self.optimizer.param_groups:
+            each["lr"] = lr * each["scale"]
+        reseed(seed_for(params.seed, "step", number), device)
+        images, targets = self.augment.of_rows(group.share(len(labels)), images, labels)
+        self.net.zero_grad()
+        loss = 0.0
+        for part in group.parts(len(labels), params.accumulate):
+            with part.taken_by(self.learner, device):
+                with autocast(device, params.precision):
+                    share = part.weight * self.criterion(self.learner(images[part.here]), targets[part.here])
+                (group.size * share).backward()  # as the mean over all processes is taken of the gradients
+            loss = loss + share.detach()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), params.clip_norm)
+        if not torch.isfinite(loss + norm):
+            raise PetalsError(f"the loss is no longer finite at {at}: lower lr; the last checkpoint stays")
+        self.optimizer.step()
+        group.average_statistics(self.net)
+        self.average.update(number)
+        return loss.item()
 
 
 if __name__ == "__main__":
