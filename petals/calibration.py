@@ -55,8 +55,8 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def cross_fitted(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Rescale each fifth of the images by the temperature fitted to the other four fifths; gives float64, N × C.
 
-    So no image has a say in its own calibration, but for what was added for rare classes by the temperature that all of
-    them gave. Image n is in fold n modulo 5.
+    So no image has a say in its own temperature. (It has one in the adjustment of rare classes, which went by the
+    temperature of all.) Image n is in fold n modulo 5.
     """
     fold = np.arange(len(labels)) % FOLDS
     rescaled = np.empty(probabilities.shape)

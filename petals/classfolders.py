@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, skipped_note
+from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, check_names, skipped_note
 from petals.errors import PetalsError
 from petals.listing import composed, entries, read_classes, scan, shown
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
-OTHER_NAMES = ("valid", "validation", "dev")  # that others give to val
 _CHUNK = 256  # image files that one worker reads at a time
 
 
@@ -43,12 +42,8 @@ def open_folders(root: Path) -> Dataset:
     present = [split for split in SPLITS if (root / split).is_dir()]
     if present and "train" not in present:
         raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}")
-    if (
-        present
-        and "val" not in present
-        and (other := next((root / n for n in OTHER_NAMES if (root / n).is_dir()), None))
-    ):
-        raise PetalsError(f"{shown(other)}: the validation split's folder should be called val; rename it")
+    if present:
+        check_names(root)
     train = root / "train" if present else root
     files, skipped = _scan_classes(root, train)
     classes = _label_order(root, train, sorted(files))

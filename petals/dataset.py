@@ -47,6 +47,13 @@ class Dataset:
     notes: list[str]
 
 
+def check_names(folder: Path) -> None:
+    """Raise PetalsError where `folder` has a validation split under a name that others give it, and no val."""
+    other = next((folder / name for name in ("valid", "validation", "dev") if (folder / name).is_dir()), None)
+    if other and not (folder / "val").is_dir():
+        raise PetalsError(f"{shown(other)}: the validation split's folder should be called val; rename it")
+
+
 def check_classes(where: Path, classes: list[str]) -> None:
     if len(classes) < 2:
         raise PetalsError(f"{shown(where)}: one class only, {classes[0]!r}; there is nothing to tell apart")

@@ -3,6 +3,7 @@
 Two pictures of one flower a moment apart, one in train and one in validation, make a score look better than it is.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -39,21 +40,36 @@ def near_duplicates(
     give half a million pairs.
     """
     groups = np.zeros(len(thumbnails), int) if groups is None else groups
+    pairs = []
+    for i, later, correlations in alike(thumbnails, threshold):
+        for group in np.unique(groups[later]):
+            among = groups[later] == group
+            nearest = np.argsort(-correlations[among], kind="stable")[:most]
+            found = zip(later[among][nearest], correlations[among][nearest], strict=True)
+            pairs.extend((i, int(j), float(correlation)) for j, correlation in found)
+    return sorted(pairs)
+
+
+def groups_of(thumbnails: np.ndarray) -> np.ndarray:
+    """A number for each of `thumbnails` (int, N), the same for near-duplicates, and for what is linked by these."""
+    numbers = np.arange(len(thumbnails))
+    for i, later, _ in alike(thumbnails, THRESHOLD):
+        numbers[np.isin(numbers, numbers[later])] = numbers[i]
+    return numbers
+
+
+def alike(thumbnails: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each image that has any, in order: the later ones that correlate with it at `threshold` or more, and how."""
     parts = (thumbnails[start : start + BLOCK] for start in range(0, len(thumbnails), BLOCK))
     bounds = np.concatenate([np.empty((0, COARSE**2 * 3 + 1), np.float32), *(bounding(units(each)) for each in parts)])
-    pairs = []
     for top in range(0, len(bounds), BLOCK):
         rows, others = above(bounds, top, threshold - ROUNDING)
         for i in np.unique(rows):
             later = others[rows == i]
             correlations = units(thumbnails[later]) @ units(thumbnails[i : i + 1])[0]
             later, correlations = later[correlations >= threshold], correlations[correlations >= threshold]
-            for group in np.unique(groups[later]):
-                among = groups[later] == group
-                nearest = np.argsort(-correlations[among], kind="stable")[:most]
-                found = zip(later[among][nearest], correlations[among][nearest], strict=True)
-                pairs.extend((int(i), int(j), float(correlation)) for j, correlation in found)
-    return sorted(pairs)
+            if len(later):
+                yield int(i), later, correlations
 
 
 def above(bounds: np.ndarray, top: int, least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -90,11 +106,3 @@ def bounding(unit: np.ndarray) -> np.ndarray:
     kept = cells.reshape(len(unit), COARSE**2 * 3) / side
     rest = np.sqrt(np.maximum(np.square(unit).sum(1) - np.square(kept).sum(1), 0))
     return np.column_stack([kept, rest])
-
-
-def groups_of(thumbnails: np.ndarray) -> np.ndarray:
-    """A number for each of `thumbnails` (int, N), the same for near-duplicates, and for what is linked by these."""
-    numbers = np.arange(len(thumbnails))
-    for i, j, _ in near_duplicates(thumbnails):
-        numbers[numbers == numbers[j]] = numbers[i]
-    return numbers

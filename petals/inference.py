@@ -12,7 +12,7 @@ from petals.images import decode
 
 OUTPUTS = ["probabilities", "features"]
 TEXTS = ("architecture", "check", "classes", "image_size", "reference", "scores")  # that the file must carry
-LARGEST = 1024  # px of `image_size`, as in params.yaml
+LARGEST = 1024  # px of `image_size`, as in petals.params
 TOLERANCE = 0.05  # of a probability, between processors: one without VNNI may saturate in int8
 
 

@@ -62,6 +62,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=1, le=256)]
 Device = Annotated[str, AfterValidator(known_device)]
+Temperature = Annotated[float | str, BeforeValidator(fitted_or_given)]
 
 
 class StageParams(BaseModel):
@@ -116,7 +117,7 @@ class TrainParams(StageParams):
     clip_norm: Annotated[float, Field(gt=0)]
     ema: Annotated[float, Field(ge=0, lt=1)]
     adjust: Share
-    temperature: Annotated[float | str, BeforeValidator(fitted_or_given)]
+    temperature: Temperature
     flip: Share
     erasing: Share
     mixup: Share
@@ -135,6 +136,7 @@ class TrainParams(StageParams):
 
 
 class EvaluateParams(StageParams):
+    temperature: Temperature
     robustness: Annotated[int, Field(ge=0, le=5)]
     device: Device
     threads: Threads

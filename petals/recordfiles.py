@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, skipped_note
+from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, check_names, skipped_note
 from petals.errors import PetalsError
 from petals.flowers import CLASS_NAMES
 from petals.listing import read_classes, scan, shown
@@ -57,6 +57,7 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
         classes = list(CLASS_NAMES)
         notes.append(f"no classes.txt: the {len(classes)} class names of Petals to the Metal are used")
     check_classes(root, classes)
+    check_names(folder)
     splits, skipped = {}, []
     for split in SPLITS:
         if not (folder / split).is_dir():

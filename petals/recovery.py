@@ -1,6 +1,6 @@
 """Mend what a killed DVC may leave half written: python -m petals.recovery, which `make repro` runs first.
 
-A mistake in params.yaml is refused here too: DVC removes the outputs of a stage before that could say so.
+A mistake in params.yaml is refused here too, since DVC removes the outputs of a stage before the stage can refuse it.
 
 DVC writes dvc.lock and .dvc/tmp/rwlock in place. For some milliseconds of a run they are empty or cut short, and
 a run that is killed just then leaves them so; DVC then refuses to start.
@@ -26,11 +26,15 @@ CONFLICT = "<<<<<<<"
 def recover(root: str | Path = ".") -> list[str]:
     """Remove the two files of `root` where they are cut short; gives a sentence for each that is gone.
 
-    Nothing is lost: the lock file is made again from DVC's run cache, without running a stage. A lock file with
-    a merge conflict, or of a newer DVC, is left for its owner. Raises PetalsError where a git that was killed has left
-    its own lock, which no one else may break.
+    Nothing is lost: the lock file is made again from DVC's run cache, without running a stage. A lock file with a merge
+    conflict, or of another version of DVC, is left for its owner. Raises PetalsError where a git that was killed has
+    left its own lock, which no one else may break.
     """
     root = Path(root)
+    if (root / GIT_LOCK).exists():
+        raise PetalsError(
+            f"{GIT_LOCK} is there: unless a git runs here now, it is left of one that was killed; remove it"
+        )
     lock, said = root / LOCK_FILE, []
     if lock.is_file() and not whole(lock):
         lock.unlink()
@@ -41,10 +45,6 @@ def recover(root: str | Path = ".") -> list[str]:
         except ValueError:
             (root / RWLOCK).unlink()
             said.append(f"{RWLOCK} was cut short; removed")
-    if (root / GIT_LOCK).exists():
-        raise PetalsError(
-            f"{GIT_LOCK} is there: unless a git runs here now, it is left of one that was killed; remove it"
-        )
     return said
 
 
@@ -54,6 +54,8 @@ def whole(lock: Path) -> bool:
         return True
     try:
         content, text = load(str(lock))
+        if text.endswith("\n") and content["schema"] != "2.0":
+            return True
         stages = content["stages"]
         for stage in stages.values():
             validate(stage, COMPILED_LOCK_FILE_STAGE_SCHEMA)

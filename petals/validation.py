@@ -44,6 +44,8 @@ def calibrate(
     if given != "fit":
         before = after = given
         said = f"temperature {given:g}, as params.yaml has it"
+    elif train.final and not offsets.any():
+        before, after, said = 1.0, 1.0, FINAL
     else:
         known = train if train.final else val
         scores = group.predict(net, known)

@@ -62,7 +62,7 @@ def option(name: str, text: str, kind: Any = None) -> Any:
 @option("--queue", "images admitted at a time; more are refused with 503", click.IntRange(1))
 @option("--batch", "images a run of the model, at most", click.IntRange(1))
 @option("--wait-ms", "a batch waits for images that are on their way, at most", Real(0, 1000))
-@option("--window", "last images that are compared with validation for drift", click.IntRange(50, 50_000))
+@option("--window", "last images that are compared with validation for drift", click.IntRange(50, 5_000))
 @option("--drain-seconds", "for requests under way at SIGTERM", click.IntRange(0))
 def main(host: str, port: int, **values: Any) -> None:
     """Serve a model over HTTP: / is a page, /docs describes the rest, docs/serving.md says more.
@@ -98,13 +98,18 @@ def main(host: str, port: int, **values: Any) -> None:
 
 def check_address(host: str, port: int) -> None:
     """Raises ClickException where nothing can listen there, before the model is loaded."""
+    if not host:  # all addresses that there are
+        return
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as trial:
+            if family == socket.AF_INET6:
+                trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             trial.bind(address)
-    except OSError as error:
-        reason = f"{host}, port {port}: nothing can listen there ({error.strerror}); see --host and --port"
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no such host"
+        reason = f"{host}, port {port}: nothing can listen there ({why}); see --host and --port"
         raise click.ClickException(reason) from None
 
 

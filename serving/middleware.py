@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import re
+from contextlib import suppress
 from time import perf_counter
 
 from starlette.datastructures import Headers
@@ -26,6 +27,7 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
 ]
+SPARED, PATIENCE = 64 * 2**20, 2.0  # bytes and seconds of a body that nobody wants, before the connection is closed
 log = logging.getLogger("serving")
 
 
@@ -62,6 +64,11 @@ class Watched:
                     told.append((b"content-security-policy", POLICY.encode()))
                 if unread:
                     told.append((b"connection", b"close"))  # or the server would take in the rest, however long it is
+            elif unread and not message.get("more_body", False):
+                # To close now could reset the connection before the client has seen the answer.
+                await send(message | {"more_body": True})
+                await swallow(receive)
+                message = {"type": "http.response.body"}
             await send(message)
 
         try:
@@ -69,8 +76,9 @@ class Watched:
         except asyncio.CancelledError:  # by the server, which has waited --drain-seconds after SIGTERM
             if begun:
                 raise
+            unread = False  # and not waited for any longer
             ending = {"detail": "the service ends here; try again in a second"}
-            await JSONResponse(ending, 503, {"Retry-After": "1"})(scope, receive, answer)
+            await JSONResponse(ending, 503, {"Retry-After": "1", "Connection": "close"})(scope, receive, answer)
         except Exception:
             log.exception("the service failed at this request")
             if begun:
@@ -91,3 +99,12 @@ class Watched:
         fields |= scope.get("state", {}).get("noted", {})
         level = logging.ERROR if status >= 500 and status != 503 else logging.WARNING if status == 503 else logging.INFO
         log.log(level, "request", extra={"fields": fields})
+
+
+async def swallow(receive: Receive) -> None:
+    """Take in what is left of a body, up to SPARED bytes and for PATIENCE at most."""
+    taken = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while taken < SPARED and (message := await receive()).get("more_body", False):
+                taken += len(message["body"])

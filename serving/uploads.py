@@ -51,6 +51,8 @@ class Uploads:
             try:
                 async with upload.deadline:
                     async for chunk in request.stream():
+                        if upload.given_up:
+                            raise busy()
                         self.make_room(upload, len(chunk))
                         upload.size += len(chunk)
                         self.held += len(chunk)
@@ -64,6 +66,8 @@ class Uploads:
             finally:
                 if not upload.given_up:
                     self.arriving.remove(upload)
+            if upload.given_up:  # in the moment in which its last bytes came
+                raise busy()
             yield form.finished()
         finally:
             self.held -= upload.size

@@ -16,5 +16,5 @@ def stop(signum: int, frame: object) -> None:
 
 
 # To import torch takes seconds, in which Ctrl-C would end in a traceback; stages.cli takes over from here.
-if sys.argv[0] == "-m":
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, stop)

@@ -31,7 +31,8 @@ class StageCommand(click.Command):
     several = False  # whether torchrun may start it in several processes
 
     def invoke(self, context: click.Context) -> object:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, stop)
         try:
             if PROCESSES > 1 and not self.several:

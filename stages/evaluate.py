@@ -78,7 +78,7 @@ def main(
         results = leave_empty(plots)
         said = f"final: the model has learnt from {val} too, so it scores nothing unseen and there is no macro F1"
     else:
-        results = assess(validation, scores, info["temperature"], plots)
+        results = assess(validation, scores, info["temperature"], params.temperature == "fit", plots)
         said = f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(validation)} images"
 
     drift = summarise(trials)
@@ -99,11 +99,14 @@ def main(
     click.echo(f"{said}; {len(guesses)} rows in {submission}")
 
 
-def assess(split: PackedSplit, scores: np.ndarray, temperature: float, plots: Path) -> dict[str, object]:
-    """Score probabilities at `temperature` (float32, N × C) on the labelled images of `split`; fill `plots`."""
+def assess(split: PackedSplit, scores: np.ndarray, temperature: float, fitted: bool, plots: Path) -> dict[str, object]:
+    """Score probabilities at `temperature` (float32, N × C) on the labelled images of `split`; fill `plots`.
+
+    A temperature that was `fitted` to these very images is fitted again, to others of them than those it scores.
+    """
     labels, predicted, classes = split.labels, scores.argmax(1), split.classes
     before = rescale(scores, 1 / temperature)
-    after = cross_fitted(labels, before)
+    after = cross_fitted(labels, before) if fitted else scores
     results = score(labels, after, before, temperature, classes)
     if results["classes_absent"]:
         absent = results["classes_absent"]

@@ -91,7 +91,7 @@ def main(
         click.echo(f"{found} training images are near-duplicates of {' or '.join(unseen)} images ({fate})")
         if found > MANY * images:
             click.echo(
-                f"that is {found / images:.0%} of them: are the pairs in {duplicates_csv} one photograph, or alike?"
+                f"that is {found / images:.0%} of them; look at {duplicates_csv}: copies, or others that look alike?"
             )
     train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
     if absent := [name for name, count in zip(dataset.classes, train, strict=True) if not count]:
@@ -104,8 +104,6 @@ def main(
 def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed, Packed]:
     """Move `fraction` of the images of FOLDER/train to FOLDER/val; gives what is known of either."""
     rows = set_aside(train.labels, train.ids, groups_of(train.thumbnails), fraction)
-    if not len(rows):  # all of a class are alike, as small as they are compared: each is taken for itself
-        rows = set_aside(train.labels, train.ids, np.arange(len(train.ids)), fraction)
     if not len(rows):
         raise PetalsError(
             "no val split, and no class has two images, of which one could be set aside for it; add images"

@@ -65,10 +65,18 @@ def test_of_many_that_are_alike_the_nearest_in_each_group_are_listed():
 
 
 def test_what_is_linked_by_near_duplicates_has_one_number(monkeypatch: pytest.MonkeyPatch):
-    pairs = [(0, 2, 1.0), (1, 2, 1.0), (4, 5, 1.0)]
-    monkeypatch.setattr(duplicates, "near_duplicates", lambda thumbnails: pairs)
+    found = [(0, np.array([2]), [1.0]), (1, np.array([2]), [1.0]), (4, np.array([5]), [1.0])]
+    monkeypatch.setattr(duplicates, "alike", lambda thumbnails, threshold: found)
     groups = groups_of(np.zeros((7, 16, 16, 3), np.uint8))
     assert groups[0] == groups[1] == groups[2] and groups[4] == groups[5] and len(set(groups)) == 4
+
+
+def test_more_than_are_listed_have_one_number():
+    random = np.random.default_rng(1)
+    first, second = random.standard_normal((2, 16, 16, 3))
+    burst = [first] * 8 + [first + 0.2 * second]  # the ninth correlates at 0.98
+    images = np.stack([(128 + 25 * each).clip(0, 255).astype(np.uint8) for each in [*burst, second]])
+    assert groups_of(images).tolist() == [0] * 9 + [9]
 
 
 def test_plain_greys_match_nothing():

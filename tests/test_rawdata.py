@@ -166,6 +166,12 @@ def test_a_train_folder_that_is_not_there(kaggle: Path):
     assert "no train folder" in fault(kaggle)
 
 
+def test_a_validation_split_of_another_name_in_kaggles_layout(kaggle: Path):
+    folder = kaggle / "tfrecords-jpeg-192x192"
+    (folder / "val").rename(folder / "valid")
+    assert fault(kaggle) == f"{folder / 'valid'}: the validation split's folder should be called val; rename it"
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_split_that_data_may_do_without(kaggle: Path, split: str):
     (kaggle / "tfrecords-jpeg-192x192" / split).rename(kaggle / "elsewhere")

@@ -274,7 +274,7 @@ def test_the_size_of_the_model_is_told_where_it_changed(repository):
     assert "Model: 20.0 MB in 1 file" in page
     assert "| `models/model.safetensors` | 18,000,000 | 20,000,000 | +2,000,000 |" in page
     page = report("before", "none")
-    assert "Model: 0.0 MB in 0 files" in page and "| `models/model.safetensors` | 18,000,000 | – | – |" in page
+    assert "Model: none in head" in page and "| `models/model.safetensors` | 18,000,000 | – | – |" in page
     assert "size of the model" not in report("none", "none")
 
 

@@ -88,7 +88,7 @@ def test_a_mistake_elsewhere_does_not_cost_the_lock(folder):
     (folder / ".dvc/config.local").write_text("[core]\n    autostagee = true\n[cache")
     shutil.rmtree(folder / ".git")
     assert recover() == []
-    (folder / "dvc.lock").write_text(lock.replace("2.0", "3.0"))
+    (folder / "dvc.lock").write_text(lock.replace("2.0", "3.0").replace("    cmd:", "    new: 1\n    cmd:"))
     assert recover() == [] and (folder / "dvc.lock").exists()
 
 

@@ -251,6 +251,13 @@ def test_a_given_temperature_scales_the_answers_and_what_is_added_for_rare_class
         assert "temperature 0.5, as params.yaml has it" in done(train, *TRAIN)
         biases.append(load_file("models/model.safetensors")["head.bias"].numpy())
         assert json.loads(Path("models/model.json").read_text())["temperature"] == 0.5
+        done(evaluate, *EVALUATE)
+        if not final:
+            confidence = [float(row["confidence"]) for row in table("plots/predictions.csv")]
+            right = [row["actual"] == row["predicted"] for row in table("plots/predictions.csv")]
+            bins = [row for row in table("plots/calibration.csv") if row["scaling"] == "after"]
+            said = sum(float(each["confidence"]) * int(each["images"]) for each in bins) / len(right)
+            assert said == pytest.approx(np.mean(confidence), abs=1e-4), "those of the model as it is"
     counts = np.bincount(np.load("data/prepared/train/labels.npy"))
     offsets = class_offsets(counts, load_params(TrainParams, REPOSITORY / "params.yaml").adjust)
     assert np.allclose(biases[0] - biases[1], 0.5 * offsets, atol=1e-6)

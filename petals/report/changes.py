@@ -42,8 +42,10 @@ def model_size(base: Side, head: Side) -> Section | None:
         old, new = before.get(path), after.get(path)
         difference = "–" if old is None or new is None else signed(new - old, 0)
         rows.append([code(path), _bytes(old), _bytes(new), difference])
-    title = f"Model: {sum(after.values()) / 1e6:,.1f} MB in {counted(len(after), 'file')}"
-    return Section(title, listing(["file", "base, bytes", "head, bytes", "difference"], rows, MOST_ROWS, "lrrr"))
+    size = f"{sum(after.values()) / 1e6:,.1f} MB in {counted(len(after), 'file')}" if after else "none in head"
+    return Section(
+        f"Model: {size}", listing(["file", "base, bytes", "head, bytes", "difference"], rows, MOST_ROWS, "lrrr")
+    )
 
 
 def unchanged(base: Side, head: Side) -> str:

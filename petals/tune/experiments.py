@@ -26,7 +26,11 @@ from petals.stopping import stop_stage
 from petals.tune.space import CURVES, Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
-BUSY = re.compile("Unable to acquire lock|is busy, it is being blocked by|the index is locked")  # as DVC says it
+# As DVC, libgit2, git and dulwich say that another has a lock for a moment.
+BUSY = re.compile(
+    r"Unable to acquire lock|is busy, it is being blocked by|the index is locked|failed to lock file"
+    r"|\.lock'.*File exists"
+)
 Curve = dict[int, float]
 
 
@@ -199,7 +203,8 @@ def last_error(text: str) -> str:
     if errors := [line for line in lines if line.startswith(("ERROR: ", "fatal: "))]:
         return errors[-1].removeprefix("ERROR: ").removeprefix("fatal: ")
     telling = [line for line in lines if re.search("failed|corrupted|invalid", line)]  # what follows shows where
-    return (telling or lines or ["no word of why"])[0]
+    plain = [line for line in text.splitlines() if line.strip() and not line[0].isspace()]
+    return (telling[:1] or plain[-1:] or lines or ["no word of why"])[0]
 
 
 def alive(pid: int, command: str) -> bool:
