@@ -44,11 +44,12 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
         take(group, wanted)
         for label in {label_of[row] for row in group}:
             own[label].append(group)
+    unbounded = dict.fromkeys(sizes, math.inf)
     for label in sorted(sizes):
-        if not taken[
-            label
-        ]:  # its groups are larger than what is wanted: the smallest that leaves an image of each class
-            any(take(group, dict.fromkeys(sizes, math.inf)) for group in sorted(own[label], key=len))
+        # Where its groups are larger than what is wanted: the smallest that leaves an image of each class.
+        for group in sorted(own[label], key=len):
+            if not taken[label]:
+                take(group, unbounded)
         if not taken[label]:
             alone = [row for group in own[label] for row in group if label_of[row] == label][: wanted[label]]
             taken[label] += len(alone)
