@@ -5,9 +5,11 @@ import signal
 import sys
 
 # Before torch is loaded. Where two runs share a machine, OpenMP threads that wait by spinning slow each of them twenty
-# times instead of two. Asleep after a thousand turns, they cost two runs a tenth at most, and one alone about nothing.
+# times instead of two. Asleep after a thousand turns, they cost two runs a tenth at most; a run alone gains as much.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Before numpy is: its products here are small, and take longer by several threads than by one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def stop(signum: int, frame: object) -> None:
