@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import kornia.augmentation as K
 import numpy as np
 import torch
-from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from petals.draws import DrawsOfWholeBatch
+from petals.operations import CutMix, DrawnOnly, RandomHue
 from petals.seeding import seed_for
 
 DRAWS_PER_VIEW = 64
@@ -36,9 +36,9 @@ def view_policy(knobs: Mapping[str, float], image_size: int) -> nn.Sequential:
         if knobs[knob]:
             operations.append(operation((1.0 - knobs[knob], 1.0 + knobs[knob]), p=1.0))
     if knobs["hue"]:
-        operations.append(K.RandomHue((-knobs["hue"], knobs["hue"]), p=1.0))
+        operations.append(RandomHue((-knobs["hue"], knobs["hue"]), p=1.0))
     if knobs["blur"]:
-        operations.append(K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=knobs["blur"]))
+        operations.append(DrawnOnly(K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=knobs["blur"])))
     return nn.Sequential(*operations)
 
 
@@ -92,44 +92,16 @@ def render_views(images: np.ndarray, ids: Sequence[str], view: int, seed: int, p
 
 def to_floats(images: Tensor) -> Tensor:
     """Turn uint8 N × H × W × 3 into float32 N × 3 × H × W in 0…1, channels last in memory."""
-    return images.permute(0, 3, 1, 2).to(torch.float32) / 255
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
     """Turn float32 N × 3 × H × W in 0…1 into uint8 N × H × W × 3, rounded and clipped."""
-    return (images * 255).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-class DrawnOnly(nn.Module):
-    """A flip or an erasing of Kornia's, with the same draws and pixels, that computes only the images it changes.
-
-    Kornia itself computes the whole batch, to keep the drawn ones of it.
-    """
-
-    def __init__(self, operation: K.RandomHorizontalFlip | K.RandomErasing) -> None:
-        super().__init__()
-        self.operation = operation
-
-    def forward(self, images: Tensor) -> Tensor:
-        params = self.operation.forward_parameters(images.shape)
-        drawn = (params["batch_prob"] > 0.5).nonzero()[:, 0]
-        if not len(drawn):
-            return images
-        own = {name: each[drawn] for name, each in params.items() if name != "forward_input_shape"}
-        rows, changed = drawn.to(images.device), images.clone()
-        changed[rows] = self.operation.apply_transform(images[rows], own, self.operation.flags)
-        return changed
-
-
-class CutMix(K.RandomCutMixV2):
-    """Kornia's CutMix, with the pixels of the rectangles chosen all at once and not one by one: ten times as fast."""
-
-    def apply_transform(self, input: Tensor, params: dict[str, Tensor], maybe_flags: dict | None = None) -> Tensor:
-        mixed = input
-        for pair, crop in zip(params["mix_pairs"], params["crop_src"], strict=True):
-            inside = bbox_to_mask(crop.to(input.device), input.shape[3], input.shape[2]).bool()[:, None]
-            mixed = torch.where(inside, input[pair.to(input.device)], mixed)
-        return mixed
+    levels = (images * 255).round_().clamp_(0, 255)
+    pixels = torch.empty_like(levels.permute(0, 2, 3, 1), dtype=torch.uint8, memory_format=torch.contiguous_format)
+    for channel, plane in enumerate(levels.unbind(1)):  # in two thirds of the time of a conversion and a copy
+        pixels[..., channel] = plane
+    return pixels.numpy()
 
 
 class BatchAugmentation:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import local
 
 import click
 import numpy as np
 import torch
 
-from petals import augmentation, draws, pictures
+from petals import augmentation, draws, operations, pictures
 from petals.augmentation import POLICY_KNOBS, render_views, view_policy
 from petals.devices import keep_freed_memory
 from petals.files import replacing
@@ -19,7 +20,7 @@ from petals.tables import write_json
 from stages.cli import progress, stage
 from stages.dividing import part_option
 
-CODE = code(augmentation, draws)  # that decides a pixel of a view
+CODE = code(augmentation, draws, operations)  # that decides a pixel of a view
 
 
 @stage(AugmentParams)
@@ -74,6 +75,7 @@ class Chunks:
 
     def __init__(self, split: PackedSplit, knobs: Mapping[str, float], seed: int, parts: Parts) -> None:
         self.split, self.knobs, self.seed, self.parts = split, knobs, seed, parts
+        self.own = local()
 
     def rows(self, start: int) -> np.ndarray:
         return np.arange(start, min(start + self.split.at_once, len(self.split)))
@@ -85,8 +87,9 @@ class Chunks:
     def render(self, start: int, view: int) -> np.ndarray:
         rows = self.rows(start)
         ids = [self.split.ids[row] for row in rows]
-        policy = view_policy(self.knobs, self.split.image_size)  # its own: Kornia keeps its last draw in it
-        return render_views(self.split.images.read(rows), ids, view, self.seed, policy)
+        if not hasattr(self.own, "policy"):  # one for each thread, as Kornia keeps its last draw in it
+            self.own.policy = view_policy(self.knobs, self.split.image_size)
+        return render_views(self.split.images.read(rows), ids, view, self.seed, self.own.policy)
 
     def keys(self, start: int, view: int) -> list[bytes]:
         rows = self.rows(start)

@@ -1,0 +1,60 @@
+"""Kornia's operations with less work: what Kornia itself would give of the same draws, bit for bit."""
+
+import math
+from unittest import mock
+
+import kornia.augmentation as K
+import kornia.color
+import pytest
+import torch
+from torch import Tensor
+
+from petals.operations import DrawnOnly, RandomHue, hsv_to_rgb
+
+torch.manual_seed(1)
+SMOOTH = torch.rand(12, 3, 40, 30)
+IMAGES = {
+    "smooth": SMOOTH,
+    "bytes": (SMOOTH * 255).round() / 255,
+    "flat": (SMOOTH * 2).round() / 2,  # greys, black, white, and channels that are equal
+    "beyond": SMOOTH * 1.4 - 0.2,
+}
+
+
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+def test_hue_is_kornias(images: Tensor):
+    theirs, ours = (each((-0.5, 0.5), p=1.0) for each in (K.RandomHue, RandomHue))
+    for _ in range(5):
+        params = theirs.forward_parameters(images.shape)
+        assert torch.equal(ours(images, params=params), theirs(images, params=params))
+
+
+@pytest.mark.parametrize("sextant", range(7))
+def test_hues_beside_a_bend_are_kornias(sextant: int):
+    bend = torch.tensor(sextant * math.pi / 3)
+    steps = torch.arange(-2000, 2000, dtype=torch.int32)
+    hues = (bend.view(torch.int32) + steps).view(torch.float32) if sextant else torch.logspace(-40, 0, 4000)
+    hues = hues[hues <= torch.tensor(2 * math.pi)]  # each float32 beside the bend
+    for saturation in (0.0, 0.3, 1.0):
+        hsv = torch.stack([hues, torch.full_like(hues, saturation), torch.full_like(hues, 0.7)])[None, :, None]
+        assert torch.equal(hsv_to_rgb(hsv), kornia.color.hsv_to_rgb(hsv))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        K.RandomHorizontalFlip(p=0.4),
+        K.RandomErasing(scale=(0.02, 0.2), p=0.4),
+        K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=0.4),
+    ],
+    ids=lambda operation: type(operation).__name__,
+)
+def test_what_is_not_drawn_is_not_computed(operation: torch.nn.Module):
+    ours, computed = DrawnOnly(operation), 0
+    for _ in range(20):
+        params = ours.forward_parameters(SMOOTH.shape)
+        with mock.patch.object(operation, "apply_transform", wraps=operation.apply_transform) as apply:
+            found = ours(SMOOTH, params=params)
+        computed += sum(len(call.args[0]) for call in apply.mock_calls)
+        assert torch.equal(found, operation(SMOOTH, params=params))
+    assert 0.2 < computed / (20 * len(SMOOTH)) < 0.6
