@@ -30,10 +30,10 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
     taken: Counter[int] = Counter()
     rows: list[int] = []
 
-    def take(group: list[int], wanted: Mapping[int, float]) -> bool:
-        """Set `group` aside if each of its classes keeps an image and comes nearer to `wanted`."""
+    def take(group: list[int], goal: Mapping[int, float]) -> bool:
+        """Set `group` aside if each of its classes keeps an image and comes nearer to its `goal`."""
         here = Counter(label_of[row] for row in group)
-        if any(taken[label] + n / 2 > wanted[label] or taken[label] + n >= sizes[label] for label, n in here.items()):
+        if any(taken[label] + n / 2 > goal[label] or taken[label] + n >= sizes[label] for label, n in here.items()):
             return False
         taken.update(here)
         rows.extend(group)

@@ -128,16 +128,11 @@ def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta
     write_text(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=2) + "\n")
 
 
-def keep_rows(folder: Path, rows: np.ndarray) -> None:
-    """Rewrite a split in place with only the images at `rows`."""
-    rewrite(folder, [(PackedSplit(folder), rows)])
-
-
 def move_rows(folder: Path, rows: np.ndarray, other: Path) -> None:
     """Rewrite two splits in place: the images at `rows` of the one become those of `other`, which loses its own."""
     split = PackedSplit(folder)
     rewrite(other, [(split, rows)])
-    keep_rows(folder, np.setdiff1d(np.arange(len(split)), rows))
+    rewrite(folder, [(split, np.setdiff1d(np.arange(len(split)), rows))])
 
 
 def rewrite(folder: Path, parts: Sequence[tuple[PackedSplit, np.ndarray]], **more: object) -> None:

@@ -54,8 +54,8 @@ def score(
     """All scores of `probabilities` (float, N × C) against `labels` (int64, N), rounded to 6 digits.
 
     `nll` and `ece` are those of `probabilities`; `calibration` holds the model's `temperature`, and both as they are
-    `before` it, of probabilities at temperature 1 (float, N × C). Where the temperature was
-    fitted to these very images, `probabilities` should be those of petals.calibration.cross_fitted.
+    `before` it, of probabilities at temperature 1 (float, N × C). Where the temperature was fitted to these very
+    images, `probabilities` should be those of petals.calibration.cross_fitted.
 
     `f1` lists each class that occurs in `labels`, `classes_absent` the others: as lists, since DVC makes a column of
     every number that is not in one.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from petals.errors import PetalsError
-from petals.packed import PackedSplit, Shards, create_shards, keep_rows, rewrite, write_labels
+from petals.packed import PackedSplit, Shards, create_shards, rewrite, write_labels
 
 SIZE, COUNT = 8, 11
 ROW = SIZE * SIZE * 3
@@ -79,9 +79,9 @@ def test_an_empty_split_gives_no_batch(tmp_path: Path, make_split: Callable[...,
 
 
 @pytest.mark.parametrize("rows", [[], [0, 10], [2, 3, 4, 5], list(range(COUNT))])
-def test_keep_rows_leaves_what_packing_them_alone_gives(folder: Path, rows: list[int]):
+def test_rewriting_leaves_what_packing_them_alone_gives(folder: Path, rows: list[int]):
     before = json.loads((folder / "meta.json").read_text())
-    keep_rows(folder, np.array(rows, int))
+    rewrite(folder, [(PackedSplit(folder), np.array(rows, int))])
     split = PackedSplit(folder)
     assert split.labels.tolist() == [LABELS[row] for row in rows]
     assert split.ids == [f"train-{row}" for row in rows]
