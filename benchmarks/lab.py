@@ -75,7 +75,7 @@ def repeated(split: Path, count: int, folder: Path) -> Path:
     source = PackedSplit(split)
     folder.mkdir(parents=True)
     create_shards(folder, count, source.image_size)
-    shards = Shards(folder, "r+")
+    shards = Shards(folder, mode="r+")
     for start in range(0, count, 256):
         rows = np.arange(start, min(start + 256, count)) % len(source)
         shards.write(start, source.images.read(rows))

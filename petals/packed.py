@@ -21,14 +21,15 @@ PIXELS_AT_ONCE = 16 * 224**2
 
 
 class Shards:
-    """The images of a folder as one array of N × H × W × 3 that is never in memory as a whole."""
+    """The images of folders, one after the other, as one array of N × H × W × 3 that is never in memory as a whole."""
 
-    def __init__(self, folder: str | Path, mode: str = "r") -> None:
-        paths = sorted(Path(folder).glob("images-*.npy"))
-        try:
-            self.arrays = [np.load(path, mmap_mode=mode) for path in paths]
-        except (OSError, EOFError, ValueError) as error:
-            raise PetalsError(f"{folder}: damaged images ({error}); run dvc repro, or dvc pull") from None
+    def __init__(self, *folders: str | Path, mode: str = "r") -> None:
+        self.arrays: list[np.memmap] = []
+        for folder in folders:
+            try:
+                self.arrays += [np.load(path, mmap_mode=mode) for path in sorted(Path(folder).glob("images-*.npy"))]
+            except (OSError, EOFError, ValueError) as error:
+                raise PetalsError(f"{folder}: damaged images ({error}); run dvc repro, or dvc pull") from None
         self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
 
     def __len__(self) -> int:
@@ -39,9 +40,8 @@ class Shards:
         rows = np.asarray(rows, dtype=np.int64)
         shard_of = np.searchsorted(self.starts, rows, side="right") - 1
         images = np.empty((len(rows), *self.arrays[0].shape[1:]), np.uint8)
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            images[here] = self.arrays[shard][rows[here] - self.starts[shard]]
+        for place, (shard, row) in enumerate(zip(shard_of, rows - self.starts[shard_of], strict=True)):
+            images[place] = self.arrays[shard][row]
         return images
 
     def write(self, start: int, images: np.ndarray) -> None:
@@ -144,7 +144,7 @@ def rewrite(folder: Path, parts: Sequence[tuple[PackedSplit, np.ndarray]], **mor
     with replacing(folder / "kept") as kept:
         kept.mkdir()
         create_shards(kept, sum(len(rows) for _, rows in parts), parts[0][0].image_size)
-        shards, place = Shards(kept, "r+"), 0
+        shards, place = Shards(kept, mode="r+"), 0
         for split, rows in parts:
             for start in range(0, len(rows), 256):
                 images = split.images.read(rows[start : start + 256])

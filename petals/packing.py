@@ -114,7 +114,7 @@ def pack_sources(
 
 
 def pack_source(job: Job) -> Packed:
-    shards, ready = Shards(job.folder, "r+"), Parts(job.parts)
+    shards, ready = Shards(job.folder, mode="r+"), Parts(job.parts)
     ids, places, labels, small, keys = [], [], [], [NONE], []
 
     def pixels(record: Record) -> np.ndarray:

@@ -40,8 +40,9 @@ class TrainingImages:
             raise PetalsError(f"{augmented}: no rendered views ({error}); run dvc repro augment") from None
         self.device = torch.device("cpu")
         self.resident: Tensor | None = None
-        self.views = Shards(augmented)
-        if len(self.views) != meta["views"] * len(self.split):
+        self.images = Shards(prepared, augmented)  # version by version
+        sizes = {each.shape[1:] for each in self.images.arrays}
+        if len(self.images) != self.versions * len(self.split) or len(sizes) > 1:
             raise PetalsError(f"{augmented}: its views are not those of {prepared}; run dvc repro augment")
 
     def order(self, epoch: int, batch_size: int) -> list[Step]:
@@ -75,17 +76,11 @@ class TrainingImages:
 
         Each image goes through its versions by `turns`.
         """
-        version = (rows + turns) % self.versions
+        at = (rows + turns) % self.versions * len(self.split) + rows
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:
-            at = torch.from_numpy(version * len(self.split) + rows).to(self.device)
-            return resized(self.resident[at], self.size), labels
-        images = np.empty((len(rows), self.split.image_size, self.split.image_size, 3), np.uint8)
-        plain = version == 0
-        images[plain] = self.split.images.read(rows[plain])
-        if not plain.all():
-            images[~plain] = self.views.read((version[~plain] - 1) * len(self.split) + rows[~plain])
-        pixels = torch.from_numpy(images)
+            return resized(self.resident[torch.from_numpy(at).to(self.device)], self.size), labels
+        pixels = torch.from_numpy(self.images.read(at))
         if self.device.type == "cuda":  # which shrinks them, and the same way wherever they were
             pixels = pixels.to(self.device)
         return resized(pixels, self.size).to(self.device), labels
@@ -100,11 +95,10 @@ class TrainingImages:
         Says whether they did. What `read` gives does not depend on it.
         """
         self.device = device
-        shards = [*self.split.images.arrays, *self.views.arrays]
+        shards = self.images.arrays
         if sum(each.nbytes for each in shards) > room:
             return False
-        count = self.versions * len(self.split)
-        self.resident = torch.empty((count, *shards[0].shape[1:]), dtype=torch.uint8, device=device)
+        self.resident = torch.empty((len(self.images), *shards[0].shape[1:]), dtype=torch.uint8, device=device)
         start = 0
         for each in shards:
             self.resident[start : start + len(each)] = torch.from_numpy(np.array(each))

@@ -46,7 +46,7 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
     with replacing(part.folder(augmented) if part else augmented) as folder:
         folder.mkdir()
         create_shards(folder, sum(len(chunks.rows(start)) for start, _ in jobs), split.image_size)
-        shards, place = Shards(folder, "r+"), 0
+        shards, place = Shards(folder, mode="r+"), 0
         for images in progress(in_threads(lambda job: chunks.view(*job), jobs, workers), "views", "chunk", len(jobs)):
             shards.write(place, images)
             place += len(images)

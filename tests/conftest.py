@@ -66,7 +66,7 @@ def make_split() -> Callable[..., Path]:
     def make(folder: Path, images: np.ndarray, labels: list[int], classes: str = "abcdefgh", **layout: int) -> Path:
         folder.mkdir(parents=True)
         create_shards(folder, len(images), images.shape[1], **layout)
-        Shards(folder, "r+").write(0, images)
+        Shards(folder, mode="r+").write(0, images)
         ids = [f"{folder.name}-{number}" for number in range(len(images))]
         write_labels(folder, labels, ids, classes=list(classes), image_size=images.shape[1], split=folder.name)
         return folder

@@ -67,7 +67,7 @@ def test_as_many_images_at_once_as_have_so_many_pixels(tmp_path: Path, image_siz
 @pytest.mark.parametrize("start", range(COUNT))
 def test_write_goes_across_shards(tmp_path: Path, start: int):
     create_shards(tmp_path, COUNT, SIZE, shard_bytes=3 * ROW)
-    Shards(tmp_path, "r+").write(start, IMAGES[start:])
+    Shards(tmp_path, mode="r+").write(start, IMAGES[start:])
     expected = IMAGES.copy()
     expected[:start] = 0
     assert np.array_equal(Shards(tmp_path).read(range(COUNT)), expected)

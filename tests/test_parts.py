@@ -20,7 +20,7 @@ AUGMENT = ("data/prepared/train", "data/augmented", "plots/augmentation.png")
 def make(folder: Path, levels: list[int]) -> None:
     folder.mkdir(parents=True)
     create_shards(folder, len(levels), 2)
-    Shards(folder, "r+").write(0, np.stack([np.full((2, 2, 3), level, np.uint8) for level in levels]))
+    Shards(folder, mode="r+").write(0, np.stack([np.full((2, 2, 3), level, np.uint8) for level in levels]))
     save_keys(folder, [key(level) for level in levels])
 
 

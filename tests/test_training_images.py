@@ -31,7 +31,7 @@ def make(tmp_path: Path, make_split: Callable[..., Path]) -> Callable[..., Train
             augmented.mkdir()
             create_shards(augmented, views * COUNT, SIZE, shard_bytes=7 * SIZE * SIZE * 3)
             for view in range(views):
-                Shards(augmented, "r+").write(view * COUNT, plain(100 * (view + 1) + np.arange(COUNT)))
+                Shards(augmented, mode="r+").write(view * COUNT, plain(100 * (view + 1) + np.arange(COUNT)))
             (augmented / "meta.json").write_text(json.dumps({"views": views, "policy": {"hue": 0.01}}))
         return TrainingImages(prepared, augmented, seed)
 
