@@ -106,9 +106,9 @@ def measure_augment(scratch: Path, pairs: int = 3, count: int = 3000, **settings
             done += len(batch)
         return done / (time.perf_counter() - began)
 
-    def limit(policy: Callable[[nn.Sequential], nn.Sequential] = kornias_own) -> float:
+    def limit(variant: Callable[[nn.Sequential], nn.Sequential] = kornias_own) -> float:
         keep_freed_memory(2**24)
-        policies = [policy(view_policy(knobs, split.image_size)) for _ in range(cores())]
+        policies = [variant(view_policy(knobs, split.image_size)) for _ in range(cores())]
         with ThreadPoolExecutor(cores()) as pool:  # on all cores in the way that the stage does it
             return sum(pool.map(apply, policies))
 

@@ -134,6 +134,15 @@ def test_views_that_are_missing_or_of_other_images(make, tmp_path: Path):
             make()
 
 
+def test_views_of_another_size(make, tmp_path: Path):
+    make()
+    for path in (tmp_path / "augmented-2").glob("images-*.npy"):
+        path.unlink()
+    create_shards(tmp_path / "augmented-2", VIEWS * COUNT, SIZE + 1)
+    with pytest.raises(PetalsError, match=r"its views are not those of .*train; run dvc repro augment$"):
+        make()
+
+
 def test_images_come_at_the_size_of_training(make):
     data = make()
     data.size = 2
