@@ -1,6 +1,6 @@
 """From raw records to a packed split: checked, decoded, squared and written by all cores at once."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from petals import images, resizing
+from petals.dataset import SPLITS
 from petals.duplicates import THUMBNAIL, thumbnails
 from petals.files import replacing
 from petals.images import decode, square
@@ -51,24 +52,30 @@ class Packed:
         return Packed(ids, places, self.labels[rows], self.thumbnails[rows])
 
 
+def unseen(results: Iterable[Packed], *_told: object) -> Iterable[Packed]:
+    return results
+
+
 def pack(
     dataset: Dataset,
-    split: str,
     folder: Path,
     image_size: int,
     work: Work = in_order,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[..., Iterable[Packed]] = unseen,
     parts: Path | None = None,
-) -> Packed:
-    """Write `split` of `dataset` to `folder`; raises PetalsError at the first record that is at fault.
+) -> Iterator[tuple[str, Packed]]:
+    """Write each split of `dataset` to its folder in `folder`, and yield its name and what is known of it.
 
-    The bytes are the same however `work` divides it: each source knows the rows it fills. Images that are ready in
-    the folder `parts` are not decoded again.
+    Raises PetalsError at the first record that is at fault. The bytes are the same however `work` divides it: each
+    source knows the rows it fills. Images that are ready in the folder `parts` are not decoded again.
     """
-    packed = pack_sources(dataset.splits[split], folder, image_size, work, progress, parts)
-    meta = {"classes": dataset.classes, "image_size": image_size, "split": split, "source": dataset.layout}
-    write_labels(folder, packed.labels, packed.ids, **meta)
-    return packed
+    # All splits at once, so that no worker waits for the others at the end of each.
+    begun = {split: begin(dataset.splits[split], folder / split, image_size, work, parts) for split in SPLITS}
+    for split, results in begun.items():
+        packed = joined(progress(results, split, "part", len(dataset.splits[split])))
+        meta = {"classes": dataset.classes, "image_size": image_size, "split": split, "source": dataset.layout}
+        write_labels(folder / split, packed.labels, packed.ids, **meta)
+        yield split, packed
 
 
 def pack_part(
@@ -77,32 +84,37 @@ def pack_part(
     output: Path,
     image_size: int,
     work: Work = in_order,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[..., Iterable[Packed]] = unseen,
 ) -> int:
     """Write the images of `part` of all splits, for `pack` to find them; gives their number."""
     sources = part.share([source for split in dataset.splits.values() for source in split])
     with replacing(part.folder(output)) as folder:
-        packed = pack_sources(sources, folder, image_size, work, progress, keyed=True)
+        results = begin(sources, folder, image_size, work, keyed=True)
+        packed = joined(progress(results, f"part {part.number} of {part.of}", "part", len(sources)))
         save_keys(folder, packed.keys)
     return len(packed.keys)
 
 
-def pack_sources(
+def begin(
     sources: Sequence[Source],
     folder: Path,
     image_size: int,
     work: Work,
-    progress: Callable[[Iterable], Iterable],
     parts: Path | None = None,
     keyed: bool = False,
-) -> Packed:
-    """Write the images of `sources` to `folder`, one after the other; tell their keys if `keyed`."""
+) -> Iterator[Packed]:
+    """Let the images of `sources` be written to `folder`, one after the other; what is known of each source comes in
+    order, with the keys of its images if `keyed`."""
     starts = np.cumsum([0, *(source.count for source in sources)])
     folder.mkdir(parents=True)
     create_shards(folder, int(starts[-1]), image_size)
     places = zip(sources, starts[:-1], strict=True)
-    jobs = [Job(source, folder, int(start), image_size, parts, keyed) for source, start in places]
-    done = list(progress(work(pack_source, jobs)))
+    return work(pack_source, [Job(source, folder, int(start), image_size, parts, keyed) for source, start in places])
+
+
+def joined(results: Iterable[Packed]) -> Packed:
+    """What is known of the images of all `results` together."""
+    done = list(results)
     return Packed(
         ids=[each for packed in done for each in packed.ids],
         places=[each for packed in done for each in packed.places],

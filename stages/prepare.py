@@ -1,13 +1,11 @@
 """prepare: check, decode, resize and pack the photographs, and describe them."""
 
-from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 
 from petals.card import class_counts, data_card, find_duplicates
-from petals.dataset import SPLITS
 from petals.duplicates import groups_of
 from petals.errors import PetalsError
 from petals.files import replacing
@@ -57,20 +55,18 @@ def main(
         click.echo(note)
 
     if part:
-        show = partial(progress, description=f"part {part.number} of {part.of}", unit="part")
         with pool(workers) as work:
-            count = pack_part(dataset, part, prepared, params.image_size, work, show)
+            count = pack_part(dataset, part, prepared, params.image_size, work, progress)
         click.echo(f"{part.folder(prepared)}: {count} images")
         return
 
     with replacing(prepared) as folder:
         packed = {}
         with pool(workers) as work:
-            for split in SPLITS:
-                show = partial(progress, description=split, unit="part", total=len(dataset.splits[split]))
-                packed[split] = pack(dataset, split, folder / split, params.image_size, work, show, parts_of(prepared))
-                ready = f", {packed[split].ready} of them from {parts_of(prepared)}" if packed[split].ready else ""
-                click.echo(f"{split}: {len(packed[split].ids)} images{ready}")
+            for split, each in pack(dataset, folder, params.image_size, work, progress, parts_of(prepared)):
+                ready = f", {each.ready} of them from {parts_of(prepared)}" if each.ready else ""
+                click.echo(f"{split}: {len(each.ids)} images{ready}")
+                packed[split] = each
         check_ids([each for split in packed.values() for each in zip(split.ids, split.places, strict=True)])
         if not dataset.splits["val"]:
             packed["train"], packed["val"] = set_val_aside(packed["train"], folder, params.val_fraction)

@@ -14,7 +14,7 @@ from petals.duplicates import thumbnails
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.packed import PackedSplit
-from petals.packing import pack, pack_part
+from petals.packing import Packed, pack, pack_part
 from petals.parallel import in_order
 from petals.parts import Part, parts_of
 from petals.rawdata import Dataset, open_dataset
@@ -22,6 +22,11 @@ from petals.resizing import bicubic
 from petals.tfrecord import encode_example, write_records
 
 SIZE = 16
+
+
+def pack_train(raw: Dataset, folder: Path, *options: object, **more: object) -> Packed:
+    """Pack all splits below `folder`; what is known of train."""
+    return dict(pack(raw, folder, *options, **more))["train"]
 
 
 def jpeg(number: int) -> bytes:
@@ -57,7 +62,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
-    packed = pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, map)
+    packed = pack_train(dataset(tmp_path / "raw"), tmp_path, SIZE, map)
     split = PackedSplit(tmp_path / "train")
     expected = np.stack([square(decode(jpeg(n), "here", SIZE), SIZE, bicubic) for n in range(13)])
     assert np.array_equal(split.images.read(range(13)), expected)
@@ -69,42 +74,43 @@ def test_a_split_holds_each_record_decoded_and_squared_in_order(tmp_path: Path):
 
 def test_one_worker_and_three_write_the_same_bytes(tmp_path: Path):
     raw = dataset(tmp_path / "raw")
-    one = pack(raw, "train", tmp_path / "one", SIZE, map)
-    three = pack(raw, "train", tmp_path / "three", SIZE, partial(in_order, workers=3))
-    assert hashes(tmp_path / "one") == hashes(tmp_path / "three")
+    one = pack_train(raw, tmp_path / "one", SIZE, map)
+    three = pack_train(raw, tmp_path / "three", SIZE, partial(in_order, workers=3))
+    assert hashes(tmp_path / "one" / "train") == hashes(tmp_path / "three" / "train")
     assert one.ids == three.ids and np.array_equal(one.thumbnails, three.thumbnails)
 
 
 def test_records_that_lie_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     raw = dataset(tmp_path / "raw")
-    pack(raw, "train", tmp_path / "whole", SIZE, map)
+    pack_train(raw, tmp_path / "whole", SIZE, map)
     small = petals.packed.create_shards.__defaults__
     monkeypatch.setattr(petals.packed.create_shards, "__defaults__", (4 * SIZE * SIZE * 3,))
-    pack(raw, "train", tmp_path / "small", SIZE, map)
+    pack_train(raw, tmp_path / "small", SIZE, map)
     assert small == (64 * 2**20,)
-    assert len(list((tmp_path / "small").glob("images-*.npy"))) == 4
-    whole, parts = PackedSplit(tmp_path / "whole"), PackedSplit(tmp_path / "small")
+    assert len(list((tmp_path / "small" / "train").glob("images-*.npy"))) == 4
+    whole, parts = PackedSplit(tmp_path / "whole" / "train"), PackedSplit(tmp_path / "small" / "train")
     assert np.array_equal(whole.images.read(range(13)), parts.images.read(range(13)))
 
 
 @pytest.mark.parametrize("share", [(1, 1), (1, 3), (3, 3)])
 def test_what_parts_hold_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: tuple[int, int]):
     raw = dataset(tmp_path / "raw")
-    whole = pack(raw, "train", tmp_path / "whole", SIZE, map)
+    whole = pack_train(raw, tmp_path / "whole", SIZE, map)
     count = pack_part(raw, Part(*share), tmp_path / "out", SIZE, map)
     decoded = []
     monkeypatch.setattr(petals.packing, "decode", lambda *image: decoded.append(image) or decode(*image))
-    joined = pack(raw, "train", tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out"))
-    assert hashes(tmp_path / "joined") == hashes(tmp_path / "whole") and joined.ids == whole.ids
-    assert len(decoded) == 13 - joined.ready and joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]
+    joined = pack_train(raw, tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out"))
+    assert hashes(tmp_path / "joined" / "train") == hashes(tmp_path / "whole" / "train") and joined.ids == whole.ids
+    assert joined.ready == {(1, 1): 13, (1, 3): 5, (3, 3): 1}[share]
+    assert sum("/train/" in where for _, where, _ in decoded) == 13 - joined.ready
     assert count >= joined.ready
 
-    other = pack(raw, "train", tmp_path / "large", 2 * SIZE, map, parts=parts_of(tmp_path / "out"))
+    other = pack_train(raw, tmp_path / "large", 2 * SIZE, map, parts=parts_of(tmp_path / "out"))
     assert other.ready == 0, "parts of another size are not these images"
 
 
 def test_a_split_without_sources_is_empty(tmp_path: Path):
-    packed = pack(dataset(tmp_path / "raw"), "test", tmp_path / "test", SIZE)
+    packed = dict(pack(dataset(tmp_path / "raw"), tmp_path, SIZE))["test"]
     assert packed.ids == [] and packed.labels.shape == (0,) and packed.thumbnails.shape == (0, 16, 16, 3)
     assert len(PackedSplit(tmp_path / "test")) == 0
 
@@ -113,17 +119,17 @@ def test_a_split_without_sources_is_empty(tmp_path: Path):
 def test_the_first_bad_record_ends_it_in_a_line(tmp_path: Path, workers: int):
     raw = dataset(tmp_path / "raw", broken=3)
     with pytest.raises(PetalsError, match=r"train/00-192x192-5.tfrec: record 3 at byte \d+: not a JPEG") as error:
-        pack(raw, "train", tmp_path / "train", SIZE, partial(in_order, workers=workers))
+        pack_train(raw, tmp_path, SIZE, partial(in_order, workers=workers))
     assert "\n" not in str(error.value)
 
 
 def test_progress_sees_each_source(tmp_path: Path):
     seen = []
 
-    def watch(parts):
+    def watch(parts, description, unit, total):
         for part in parts:
-            seen.append(len(part.ids))
+            seen.append((description, len(part.ids), unit, total))
             yield part
 
-    pack(dataset(tmp_path / "raw"), "train", tmp_path / "train", SIZE, map, watch)
-    assert seen == [5, 7, 1]
+    pack_train(dataset(tmp_path / "raw"), tmp_path, SIZE, map, watch)
+    assert seen == [("train", n, "part", 3) for n in (5, 7, 1)] + [("val", 2, "part", 1)]
