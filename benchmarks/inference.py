@@ -64,12 +64,12 @@ def in_groups(side: list[float], size: int) -> list[float]:
     return [sum(side[start : start + size]) for start in range(size, len(side) - size + 1, size)]
 
 
-def measure_evaluate(scratch: Path, count: int = 2048, **settings: object) -> Row:
-    """Predict `count` images of a test split, and 256 of val under each corruption; a pair is 256 images or less."""
+def measure_evaluate(scratch: Path, count: int = 1280, **settings: object) -> Row:
+    """Predict `count` images of a test split, and 128 of val under each corruption; a pair is an eighth of `count`."""
     folder = pipeline_folder(scratch / "evaluate", ("prepare",), robustness=1, **settings)
     model(folder)
     prepared = folder / "data" / "prepared"
-    for split, images in (("val", min(count, 256)), ("test", count)):
+    for split, images in (("val", min(count, 128)), ("test", count)):
         remove(prepared / split)
         repeated(prepared / "train", images, prepared / split)
     size = PackedSplit(prepared / "test").at_once
@@ -82,7 +82,7 @@ def measure_evaluate(scratch: Path, count: int = 2048, **settings: object) -> Ro
 
     with contextlib.chdir(folder), mock.patch.object(evaluate, "progress", progress):
         evaluate.main.main(command("evaluate"), standalone_mode=False)
-    group = max(1, min(256, count // 8) // size)
+    group = max(1, count // 8 // size)
     ours, limit = (in_groups(side, group) for side in turns.plain)
     with_corruption = ratios(*(in_groups(side, group) for side in reversed(turns.corrupted)))
     note = f"{statistics.median(with_corruption):.2f} of the limit where images are corrupted first"

@@ -16,7 +16,7 @@ from petals.tfrecord import decode_example, read_records
 
 DATA = Path("data/oxford17")
 PIXELS, GOAL = 160, 0.93
-PATIENCE = 3.0  # times what the pipeline took; who is not there by then is cut off
+PATIENCE = 2.5  # times what the pipeline took; who is not there by then is cut off
 
 
 def unpacked(folder: Path) -> Path:

@@ -81,7 +81,7 @@ def measure_prepare(scratch: Path, pairs: int = 3, share: float = 1.0, **setting
     )  # fmt: skip
 
 
-def measure_augment(scratch: Path, pairs: int = 3, count: int = 3000, **settings: object) -> Row:
+def measure_augment(scratch: Path, pairs: int = 3, count: int = 2000, **settings: object) -> Row:
     """Render the views of `count` images."""
     folder = pipeline_folder(scratch / "augment", ("prepare",), **settings)
     train = folder / "data" / "prepared" / "train"

@@ -155,7 +155,7 @@ def test_a_way_that_ends_below_the_goal_has_no_ratio_and_one_that_fails_no_row(t
     row = oxford.row(0.93, 10.0, good, ended)
     assert row.reached is None and row.theirs is None and "below the goal: there is no ratio" in row.note
     row = oxford.row(0.93, 10.0, good, oxford.Way(40.0, "0.9 after epoch 9", "cut off"))
-    assert row.reached and row.median == pytest.approx(1 / 3) and "cut off after 3 times as long" in row.note
+    assert row.reached and row.median == pytest.approx(1 / 2.5) and "cut off after 2.5 times as long" in row.note
     assert row.theirs is None  # nobody knows how long it would have taken
 
 
