@@ -82,7 +82,8 @@ def window(model: Path, images: Iterator[np.ndarray]) -> dict[str, float]:
     served = Served(model, Settings().window)
     rest = [*images]
     while rest:
-        served.run([lambda _, image=image: image for image in rest[:BATCH]])
+        predictions = served.run([lambda _, image=image: image for image in rest[:BATCH]])
+        served.window.add(*map(np.stack, zip(*predictions, strict=True)))
         del rest[:BATCH]
     return served.window.compare()
 
