@@ -2,9 +2,7 @@
 # holds no PyTorch. What runs here is in docker/*.sh, which tests/test_docker.py runs too. docs/deploy.md says how both
 # are built and used.
 #
-# The base is Debian 12 with Python 3.11, for all processors. Its digest is what the tag named when Dependabot last moved
-# it; the first, of 19 September 2026, is that of repos/python/remote/3.11-slim-bookworm.md in docker-library/repo-info
-# at commit 40cdaf3.
+# The base is Debian 12 with Python 3.11, for all processors. Dependabot moves its digest.
 FROM python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b AS base
 ENV HOME=/tmp \
     PATH=/opt/venv/bin:$PATH \
