@@ -36,7 +36,7 @@ def test_make_alone_lists_the_targets(folder):
 
 @pytest.mark.parametrize(
     ("fails_at", "says"),
-    [("version_info", "petals needs Python 3.11 or newer"), ("ensurepip", "has no venv module: install it")],
+    [("version_info", "petals needs Python 3.11 to 3.14"), ("ensurepip", "has no venv module: install it")],
 )
 def test_a_python_that_will_not_do_is_one_line(folder, fails_at, says):
     done = make(folder, "repro", interpreter(folder, fails_at))
