@@ -107,6 +107,7 @@ class TrainParams(StageParams):
     batch_size: Annotated[int, Field(ge=2)]  # the batch norm of one image is not defined
     accumulate: Count
     train_size: Annotated[float, Field(gt=0, le=1)]
+    finish: Share
     frozen: Share
     freeze_stats: bool
     lr: Annotated[float, Field(gt=0, le=10)]

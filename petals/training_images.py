@@ -30,6 +30,7 @@ class TrainingImages:
         self.split = PackedSplit(prepared)
         self.seed = seed
         self.size = self.split.image_size
+        self.whole = False  # read images as they are, none of their views, at their full size
         self.passes = 1  # over the images in an epoch
         self.balance = 0.0
         try:
@@ -74,16 +75,17 @@ class TrainingImages:
     def read(self, rows: np.ndarray, turns: np.ndarray | int) -> tuple[Tensor, Tensor]:
         """Images (uint8, N × `size` × `size` × 3) and labels (int64, N), on the device that `give_to` named.
 
-        Each image goes through its versions by `turns`.
+        Each image goes through its versions by `turns`, or comes `whole`.
         """
-        at = (rows + turns) % self.versions * len(self.split) + rows
+        versions, size = ((rows + turns) % self.versions, self.size) if not self.whole else (0, self.split.image_size)
+        at = versions * len(self.split) + rows
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:
-            return resized(self.resident[torch.from_numpy(at).to(self.device)], self.size), labels
+            return resized(self.resident[torch.from_numpy(at).to(self.device)], size), labels
         pixels = torch.from_numpy(self.images.read(at))
         if self.device.type == "cuda":  # which shrinks them, and the same way wherever they were
             pixels = pixels.to(self.device)
-        return resized(pixels, self.size).to(self.device), labels
+        return resized(pixels, size).to(self.device), labels
 
     def read_ahead(self, steps: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
         """What `read` gives of each of `steps`; a thread reads the next ones meanwhile."""

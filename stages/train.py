@@ -87,6 +87,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     pause = math.inf  # seconds from the last epoch to the next, most of them validation; at first not known
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
+            data.whole = epoch >= epochs - round(params.finish * epochs)
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
             for images, labels in progress(data.read_ahead(order), f"epoch {epoch + 1}", "step", len(order)):
                 if stop or saved.due():
@@ -143,12 +144,13 @@ class Learning:
     """A classifier with all that changes it: optimiser, averaged weights, augmentation, loss."""
 
     def __init__(self, params: TrainParams, net: Classifier, data: TrainingImages, group: Group) -> None:
-        self.params, self.net, self.group = params, net, group
+        self.params, self.net, self.data, self.group = params, net, data, group
         self.optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
         self.average = AveragedWeights(net, params.ema)
         policy = view_policy(data.policy, data.size) if data.versions == 1 else None
         shares = params.flip, params.erasing, params.mixup, params.cutmix
         self.augment = BatchAugmentation(len(data.split.classes), *shares, policy)
+        self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
         self.learner = group.learner(net)
         if params.compile:
@@ -163,7 +165,8 @@ class Learning:
         for each in self.optimizer.param_groups:
             each["lr"] = lr * each["scale"]
         reseed(seed_for(params.seed, "step", number), device)
-        images, targets = self.augment.of_rows(group.share(len(labels)), images, labels)
+        augment = self.augment_whole if self.data.whole else self.augment
+        images, targets = augment.of_rows(group.share(len(labels)), images, labels)
         self.net.zero_grad()
         loss = 0.0
         for part in group.parts(len(labels), params.accumulate):

@@ -481,6 +481,22 @@ def test_a_model_of_other_classes_is_refused(trained):
     assert "classes" in refused(export, *EXPORT)
 
 
+def test_the_finish_is_on_whole_images(trained):
+    """Of all epochs, it is the run that has no views and no policy, to the byte."""
+    unchanged = dict(crop_min=1, rotation=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0)
+
+    def weights(**changed: object) -> bytes:
+        knobs(epochs=2, **changed)
+        done(augment, *AUGMENT)
+        done(train, *TRAIN)
+        return Path(TRAIN[4]).read_bytes()
+
+    whole = weights(views=0, **unchanged)
+    assert weights(views=1, finish=1) == weights(views=0, finish=1) == whole
+    half, none = weights(views=1, finish=0.5), weights(views=1)
+    assert len({whole, half, none}) == 3
+
+
 def test_training_starts_from_a_file(trained):
     Path("data/weights").mkdir()
     weights = Path("models/model.safetensors").rename("data/weights/flowers.safetensors")

@@ -184,3 +184,16 @@ def test_a_gpu_shrinks_as_a_processor_does(size: int):
     images = torch.randint(0, 256, (3, 96, 96, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     floats = _in_floats(images.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
     assert (floats.int() - resized(images, size).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_whole_images_come_at_their_full_size_and_not_in_views(make, resident: bool):
+    images = make()
+    images.size, images.whole = SIZE // 2, True
+    assert images.give_to(torch.device("cpu"), 2**20 if resident else 0) == resident
+    for turn in range(VIEWS + 1):
+        pixels, labels = images.read(np.arange(COUNT), turn)
+        assert pixels.shape == (COUNT, SIZE, SIZE, 3) and pixels[:, 0, 0, 0].tolist() == list(range(COUNT))
+        assert labels.tolist() == [n % 3 for n in range(COUNT)]
+    images.whole = False
+    assert images.read(np.arange(COUNT), 1)[0].shape == (COUNT, SIZE // 2, SIZE // 2, 3)
