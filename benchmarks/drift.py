@@ -82,8 +82,7 @@ def window(model: Path, images: Iterator[np.ndarray]) -> dict[str, float]:
     served = Served(model, Settings().window)
     rest = [*images]
     while rest:
-        predictions = served.run([lambda _, image=image: image for image in rest[:BATCH]])
-        served.window.add(*map(np.stack, zip(*predictions, strict=True)))
+        served.window.add(served.run([lambda _, image=image: image for image in rest[:BATCH]]))
         del rest[:BATCH]
     return served.window.compare()
 

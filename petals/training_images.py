@@ -77,8 +77,8 @@ class TrainingImages:
 
         Each image goes through its versions by `turns`, or comes `whole`.
         """
-        versions, size = ((rows + turns) % self.versions, self.size) if not self.whole else (0, self.split.image_size)
-        at = versions * len(self.split) + rows
+        version, size = (0, self.split.image_size) if self.whole else ((rows + turns) % self.versions, self.size)
+        at = version * len(self.split) + rows
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:
             return resized(self.resident[torch.from_numpy(at).to(self.device)], size), labels

@@ -110,7 +110,7 @@ class Service:
                     predictions = await self.answer(served, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
-        served.window.add(*map(np.stack, zip(*predictions, strict=True)))
+        served.window.add(predictions)
         images = []
         for row, _ in predictions:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()

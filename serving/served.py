@@ -59,8 +59,7 @@ class Served:
         """Do once what requests will ask for, with an image, uint8 H × W × 3, that counts for nothing."""
         [prediction] = self.run([lambda size: square(image, size)])
         window = Window(self.window.reference, STEP)
-        for _ in range(STEP):
-            window.add(prediction.probabilities[None], prediction.features[None])
+        window.add([prediction] * STEP)
         window.compare()
         self.card("", None, None)
 

@@ -1,5 +1,6 @@
 """The last predictions, to be compared with what the model saw on validation."""
 
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
@@ -22,8 +23,9 @@ class Window:
         self.seen = 0
         self.lock = Lock()
 
-    def add(self, probabilities: np.ndarray, features: np.ndarray) -> None:
-        """Take in what the model said of N images: float32 N × classes and N × D."""
+    def add(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take in what the model said of some images, one or more: of each its probabilities and features, float32."""
+        probabilities, features = map(np.stack, zip(*predictions, strict=True))
         with self.lock:
             rows = (self.seen + np.arange(len(features))) % self.size
             self.probabilities[rows], self.features[rows] = probabilities, features
