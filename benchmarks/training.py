@@ -76,9 +76,9 @@ class Turns:
     def __init__(self, folder: Path, epochs: int) -> None:
         self.folder, self.epochs = folder, epochs
         self.limit: BareSteps | None = None
-        self.steps = 0  # since the last pause
-        self.spent: list[list[float]] = [[], []]  # seconds a step, ours and the limit's
-        self.pair, self.counted = [0.0, 0.0], 0
+        self.steps = 0
+        self.spent: list[list[float]] = [[], []]
+        self.pair = [0.0, 0.0]
 
     def progress(self, steps: Iterable, description: str, unit: str, total: int) -> Iterator:
         self.resumed = clock() if self.limit is None else self.resumed
@@ -90,25 +90,23 @@ class Turns:
 
     def pause(self) -> None:
         now = clock()
-        if self.limit is None:  # the steps until here have warmed up
+        self.pair[0] += now - self.resumed
+        if self.limit is None:
             with torch.random.fork_rng(devices=[]):
                 self.limit = BareSteps(self.folder)
             self.limit.step()
-        else:
-            self.pair[0] += now - self.resumed
-            for _ in range(self.steps):
-                self.limit.step()
-            self.pair[1] += clock() - now
-            self.counted += self.steps
+            now = clock()
+        for _ in range(self.steps):
+            self.limit.step()
         self.resumed, self.steps = clock(), 0
+        self.pair[1] += self.resumed - now
 
     def watch(self, *_: object) -> dict[str, float]:
         self.pause()
-        if self.counted:
-            for side, seconds in zip(self.spent, self.pair, strict=True):
-                side.append(seconds / self.counted)
-        self.pair, self.counted = [0.0, 0.0], 0
-        if len(self.spent[0]) == self.epochs:
+        for side, seconds in zip(self.spent, self.pair, strict=True):
+            side.append(seconds)
+        self.pair = [0.0, 0.0]
+        if len(self.spent[0]) > self.epochs:
             raise Enough
         return {"macro_f1": 0.0, "nll": 0.0}
 
@@ -131,8 +129,8 @@ def kornia_seconds(folder: Path, device: torch.device, times: int = 20) -> float
     return statistics.median(spent)
 
 
-def measure(scratch: Path, epochs: int = 3, name: str = "train", **settings: object) -> Row:
-    """Train on the sample for `epochs`; a pair is an epoch, the first less what warms up, and as many bare steps."""
+def measure(scratch: Path, epochs: int = 5, name: str = "train", **settings: object) -> Row:
+    """Train on the sample for `epochs` and one to warm up; a pair is an epoch and as many bare steps."""
     folder = pipeline_folder(scratch / name, ("prepare", "augment"), epochs=1000, **settings)
     turns = Turns(folder, epochs)
     with (
@@ -142,12 +140,14 @@ def measure(scratch: Path, epochs: int = 3, name: str = "train", **settings: obj
         contextlib.suppress(Enough),
     ):
         train.main.main(command("train"), standalone_mode=False)
-    ours, limit = turns.spent
-    images, a_step = load_params(TrainParams, folder / "params.yaml").batch_size, statistics.median(ours)
+    ours, limit = (side[1:] for side in turns.spent)
+    params = load_params(TrainParams, folder / "params.yaml")
+    steps = len(PackedSplit(folder / "data" / "prepared" / "train")) // params.batch_size
+    images, a_step = steps * params.batch_size, statistics.median(ours) / steps
     what = "train, images a second in steady state" if name == "train" else f"{name}: train, images a second"
     return Row(
         name, what, "forward, backward, optimiser on one constant batch", ">= 0.97", "images/s",
-        ratios(limit, ours), images / a_step, images / statistics.median(limit),
+        ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit),
         f"Kornia's part of a step {kornia_seconds(folder, turns.limit.device) / a_step:.0%}",
     )  # fmt: skip
 
