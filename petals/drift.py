@@ -26,9 +26,10 @@ DRAWS = 5000  # simulated windows
 class Reference:
     """What is kept of validation: `images` is their number, D that of the features, C that of the classes.
 
-    `mean`, `std`: of each feature (D numbers); `distances`: 201 evenly spaced quantiles of `distances`, the least and
-    the greatest among them; `confidence_edges`: the deciles of the top probability, ties once, without the ends;
-    `confidence`: images in each bin, one more than edges; `classes`: images predicted to be of each class (C numbers).
+    `mean`, `std`: of each feature (D numbers); `distance_quantiles`: 201 evenly spaced ones of how far each image is
+    from the others, the least and the greatest among them; `confidence_edges`: the deciles of the top probability, ties
+    once, without the ends; `confidence`: images in each bin, one more than edges; `classes`: images predicted to be of
+    each class (C numbers).
     """
 
     images: int
@@ -43,16 +44,13 @@ class Reference:
     def of(cls, probabilities: np.ndarray, features: np.ndarray) -> "Reference":
         """Describe validation images by their `probabilities` (float, N × C) and `features` (float, N × D), N > 0."""
         features = np.asarray(features, np.float64)
-        std = features.std(0)
-        std = np.maximum(std, max(LEAST_STD * std.mean(), 1e-6))
-        mean, std = rounded(features.mean(0)), rounded(std)
-        distances = root_mean_square((features - mean) / std)
+        distances = distances_to_others(features)
         confidence = probabilities.max(1)
         edges = np.unique(rounded(np.quantile(confidence, np.linspace(0, 1, CONFIDENCE_BINS + 1)[1:-1])))
         return cls(
             images=len(features),
-            mean=mean,
-            std=std,
+            mean=rounded(features.mean(0)),
+            std=rounded(at_least(features.std(0))),
             distance_quantiles=rounded(np.quantile(distances, np.linspace(0, 1, QUANTILES))),
             confidence_edges=tuple(edges.tolist()),
             confidence=counts(np.searchsorted(edges, confidence, side="right"), len(edges) + 1),
@@ -171,6 +169,24 @@ def kolmogorov_smirnov_limit(first: int, second: int) -> float:
     if not second:
         return 1.0
     return round(min(1.0, math.sqrt(-math.log(FALSE_ALARMS / 2) / 2 * (first + second) / (first * second))), 6)
+
+
+def distances_to_others(features: np.ndarray) -> np.ndarray:
+    """How far each of N images is from the N - 1 others; float64, N.
+
+    As `Reference.distances` for images that it has not seen: from the mean and the deviations of those that it has,
+    which are fewer than the features, an image among them is always nearer.
+    """
+    count = len(features)
+    others = max(count - 1, 1)
+    deviations = features - features.mean(0)
+    variances = count / others * (features.var(0) - deviations**2 / others)
+    return root_mean_square(deviations * count / others / at_least(np.sqrt(np.maximum(variances, 0))))
+
+
+def at_least(std: np.ndarray) -> np.ndarray:
+    """`std` (… × D), the small ones raised to a share of the mean over the features."""
+    return np.maximum(std, np.maximum(LEAST_STD * std.mean(-1, keepdims=True), 1e-6))
 
 
 def root_mean_square(standardised: np.ndarray) -> np.ndarray:

@@ -44,6 +44,31 @@ def test_distances_are_those_of_standardised_features(reference):
     assert found.dtype == np.float32 and found == pytest.approx(expected, rel=1e-3)
 
 
+def many_features(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """As a network gives them: more of them than images, and most are zero."""
+    random = np.random.default_rng(seed)
+    features = random.lognormal(size=(images, 600)) * (random.random((images, 600)) < 0.3)
+    return window(images, seed)[0], features
+
+
+def test_what_is_usual_is_how_far_each_image_is_from_the_others():
+    probabilities, features = many_features(20, seed=1)
+    others = [Reference.of(np.delete(probabilities, n, 0), np.delete(features, n, 0)) for n in range(20)]
+    distances = [each.distances(features[[n]])[0] for n, each in enumerate(others)]
+    found = Reference.of(probabilities, features).distance_quantiles
+    assert found == pytest.approx(np.quantile(distances, np.linspace(0, 1, 201)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("known", "images"), [(25, 200), (100, 200), (270, 170)])
+def test_more_features_than_images_raise_nothing(known, images):
+    raised = []
+    for seed in range(60):
+        probabilities, features = many_features(known + images, seed)
+        reference = Reference.of(probabilities[:known], features[:known])
+        raised += alarms(reference, probabilities[known:], features[known:])
+    assert len(raised) <= 2
+
+
 def test_a_feature_that_never_moved_does_not_outweigh_the_others():
     probabilities, features = window(50, seed=1)
     features[:, 0] = 0
