@@ -1,6 +1,7 @@
 """Encoded images to arrays of pixels, and arrays to squares."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from petals.errors import PetalsError
 
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest cameras stay below it
 
+_PADDED = re.compile("([0-9]+) extraneous bytes before marker 0xd9")
 _EXIF_ORIENTATION = 0x0112
 # How to turn the stored pixels upright (Exif 2.32, tag 274).
 _UPRIGHT = {
@@ -47,6 +49,8 @@ def decode(data: bytes, where: str, least: int | None = None) -> np.ndarray:
         raise PetalsError(
             f"{where}: the image's header claims more than {MAX_PIXELS // 10**6} million pixels; replace or remove it"
         ) from None
+    except MemoryError:  # says nothing about the image
+        raise
     except Exception:  # decoders raise anything from struct.error to a bare Exception on damaged data
         raise PetalsError(f"{where}: the image is damaged or cut short; save it anew or remove it") from None
 
@@ -83,14 +87,36 @@ def _decode(data: bytes, least: int | None) -> np.ndarray:
     return np.ascontiguousarray(upright(pixels)) if upright else pixels
 
 
-def _decode_jpeg(data: bytes, width: int, height: int, least: int | None) -> np.ndarray:
-    """Reduced by the largest of 8, 4 and 2 that leaves `least` pixels, in libjpeg's inverse cosine transform.
+def reduction(width: int, height: int, least: int) -> int:
+    """The largest of 8, 4, 2 and 1 that leaves the shorter side `least` pixels; 1 where it has fewer."""
+    return next((factor for factor in (8, 4, 2) if min(width, height) // factor >= least), 1)
 
-    A last row or column that stands for fewer pixels than the others is cut off.
+
+def _decode_jpeg(data: bytes, width: int, height: int, least: int | None) -> np.ndarray:
+    """Reduced by libjpeg's inverse cosine transform; a last row or column of fewer pixels than the others is cut off.
+
+    Zeros that some cameras leave before the end are passed over: the picture is whole.
     """
-    factor = 1 if least is None else next((n for n in (8, 4, 2) if min(width, height) // n >= least), 1)
-    pixels = decode_jpeg(data, min_height=-(-height // factor), min_width=-(-width // factor))
+    factor = 1 if least is None else reduction(width, height, least)
+    smaller = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+    try:
+        pixels = decode_jpeg(data, **smaller)
+    except ValueError as error:
+        pixels = decode_jpeg(_without_padding(data, str(error)), **smaller)
     return np.ascontiguousarray(pixels[: height // factor, : width // factor])
+
+
+def _without_padding(data: bytes, fault: str) -> bytes:
+    """Take the bytes that libjpeg calls extraneous out of `data`, if all are zero; others may be a damaged picture's.
+
+    Raises ValueError where there is nothing of the kind.
+    """
+    padded = _PADDED.search(fault)
+    end = data.rfind(b"\xff\xd9")
+    start = end - int(padded[1]) if padded else -1
+    if start < 0 or data[start:end].strip(b"\0"):
+        raise ValueError(fault)
+    return data[:start] + data[end:]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
