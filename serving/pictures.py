@@ -6,16 +6,17 @@ import re
 import struct
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from petals.errors import PetalsError
-from petals.images import decode, square
+from petals.images import decode, reduction, square
 from serving.refusals import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-LARGE = 2_000_000  # pixels: a larger image is decoded alone, and holds up no batch
+LARGE = 2_000_000  # pixels: what is decoded to more is decoded alone, and holds up no batch
 TOGETHER = 2  # times `max_pixels`, by all images of a request
 SEGMENTS = 200  # of a JPEG before its pixels; cameras write about twenty
 HEADER = 4_000_000  # bytes of them: Pillow's time grows with the square
@@ -32,13 +33,26 @@ class Large(Exception):
     """The image is sound as far as its header tells, but too large to be decoded within a batch."""
 
 
+class Header(NamedTuple):
+    """What an image's header claims: its size in pixels, and Pillow's name for what a pixel is."""
+
+    width: int
+    height: int
+    mode: str
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
 def read(data: bytes, where: str, size: int, max_pixels: int, large: bool = False) -> np.ndarray:
     """Decode an image to uint8 `size` × `size` × 3, as for training: petals.images; of an animation, the first frame.
 
     Raises Refusal, beginning with `where`, if it is no image, damaged, or of more than `max_pixels`; and Large if it
-    has more than LARGE pixels and `large` does not allow that.
+    is decoded to more than LARGE pixels and `large` does not allow that.
     """
-    if pixels_claimed(data, where, max_pixels) > LARGE and not large:
+    header = checked_header(data, where, max_pixels)
+    if pixels_decoded(data, header, size) > LARGE and not large:
         raise Large
     try:
         return square(decode(data, where, size), size)
@@ -48,21 +62,28 @@ def read(data: bytes, where: str, size: int, max_pixels: int, large: bool = Fals
 
 def check_together(files: Sequence[bytes], max_pixels: int) -> None:
     """Raises Refusal where the images of a request are too much work together, or one is refused by its header."""
-    work = sum(effort(data, pixels_claimed(data, f"file {at}", max_pixels)) for at, data in enumerate(files, 1))
+    work = sum(effort(data, checked_header(data, f"file {at}", max_pixels).pixels) for at, data in enumerate(files, 1))
     if work > TOGETHER * max_pixels:
         raise Refusal(413, "pixels", "the images have too many pixels together; make them smaller, or send fewer")
 
 
-def pixels_claimed(data: bytes, where: str, max_pixels: int) -> int:
-    """Give width × height by the header alone; raises Refusal where there is none, or one that would take for ever."""
+def checked_header(data: bytes, where: str, max_pixels: int) -> Header:
+    """Read the header; raises Refusal where there is none, or where what it claims would take for ever."""
     if not is_short(data):
         raise damaged(where)
-    pixels = area(data, where, max_pixels)
-    if pixels > max_pixels:
+    header = read_header(data, where, max_pixels)
+    if header.pixels > max_pixels:
         raise too_many_pixels(where, max_pixels)
-    if effort(data, pixels) > max_pixels:
+    if effort(data, header.pixels) > max_pixels:
         raise Refusal(422, "damaged", f"{where}: the JPEG has too many scans; save it anew")
-    return pixels
+    return header
+
+
+def pixels_decoded(data: bytes, header: Header, size: int) -> int:
+    """Give the pixels that are in memory at a time: of a JPEG in one scan, as cameras write them, a part is enough."""
+    if data.startswith(_JPEG) and header.mode in ("RGB", "L") and scans(data) == 1:
+        return header.pixels // reduction(header.width, header.height, size) ** 2
+    return header.pixels
 
 
 def effort(data: bytes, pixels: int) -> float:
@@ -73,19 +94,21 @@ def effort(data: bytes, pixels: int) -> float:
     return pixels * number / PASSES if number <= SCANS else math.inf
 
 
-def area(data: bytes, where: str, max_pixels: int) -> int:
-    """Give width × height as Pillow reads them; raises Refusal where it reads none."""
+def read_header(data: bytes, where: str, max_pixels: int) -> Header:
+    """Let Pillow read the header; raises Refusal where it cannot."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.width * image.height
+                return Header(image.width, image.height, image.mode)
     except UnidentifiedImageError:
         if data.startswith((_JPEG, _PNG)):
             raise damaged(where) from None
         raise Refusal(415, "type", f"{where}: not a JPEG, PNG or WebP image") from None
     except Image.DecompressionBombError:
         raise too_many_pixels(where, max_pixels) from None
+    except MemoryError:
+        raise
     except Exception:  # decoders raise anything on damaged data
         raise damaged(where) from None
 

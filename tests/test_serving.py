@@ -27,7 +27,7 @@ from petals.drift import Reference
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
-from serving.pictures import read
+from serving.pictures import Large, read
 from serving.refusals import Refusal
 from serving.served import Served, Shelf
 
@@ -165,6 +165,21 @@ def test_what_follows_the_end_of_a_picture_is_no_part_of_it():
 def test_a_progressive_picture_for_print_is_taken_up_to_the_limit():
     data = encoded(Image.new("CMYK", (1700, 1700)), "JPEG", progressive=True)
     assert read(data, "file 1", 32, 1700**2, large=True).shape == (32, 32, 3)
+
+
+def test_what_takes_many_pixels_at_a_time_is_large():
+    photograph = Image.new("RGB", (2000, 1500))
+    data = encoded(photograph, "JPEG")
+    assert read(data, "file 1", 32, 3_000_000).shape == (32, 32, 3), "an eighth of it is decoded"
+    for size, large in (
+        (1024, data),
+        (32, encoded(photograph, "JPEG", progressive=True)),
+        (32, encoded(photograph.convert("CMYK"), "JPEG")),
+        (32, encoded(photograph, "PNG")),
+    ):
+        with pytest.raises(Large):
+            read(large, "file 1", size, 3_000_000)
+        assert read(large, "file 1", size, 3_000_000, large=True).shape == (size, size, 3)
 
 
 def test_photographs_are_read_as_prepare_reads_them():
