@@ -26,6 +26,7 @@ from kagglesdk.competitions.types.competition_api_service import (
     ApiStartSubmissionUploadRequest,
 )
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.files import remove
 from petals.flowers import CLASS_NAMES
@@ -55,7 +56,7 @@ def download(
 ) -> list[int]:
     """Bring the competition's record files of `size` pixels, or of every size, into `out`; the sizes.
 
-    Files wait beside `out` until all of them are there and have been read through, checksums and all, so that a
+    Files wait beside `out` until all of their size are there and have been read through, checksums and all, so that a
     connection that is cut leaves `out` as it was, and the next call goes on from there. Raises PetalsError if
     Kaggle does not give them, or if they are not as many images a split as `counts` says.
     """
@@ -79,10 +80,12 @@ def download(
         _fetch(SAMPLE_SUBMISSION, waiting)
     remove(waiting / ".complete")  # kagglehub's notes
     out.mkdir(parents=True, exist_ok=True)
-    for entry in waiting.iterdir():
+    brought = {name.partition("/")[0] for name in wanted} | {SAMPLE_SUBMISSION}
+    for entry in [each for each in waiting.iterdir() if each.name in brought]:
         remove(out / entry.name)
         entry.replace(out / entry.name)
-    waiting.rmdir()
+    if not any(waiting.iterdir()):  # else a part of another size is there, to go on from
+        waiting.rmdir()
     return sizes if size is None else [size]
 
 
@@ -234,13 +237,10 @@ def submit(path: str | Path, message: str) -> str:
         return kaggle.competitions.competition_api_client.create_submission(send).message
 
 
-class _Command(click.Command):
+class _Command(Command):
     def invoke(self, context: click.Context) -> object:
         logging.getLogger("kagglehub").setLevel(logging.WARNING)
-        try:
-            return super().invoke(context)
-        except PetalsError as error:
-            raise click.ClickException(str(error)) from None
+        return super().invoke(context)
 
 
 @click.group(help=__doc__)

@@ -250,6 +250,20 @@ def test_a_cut_connection_leaves_nothing_and_the_next_call_goes_on(server):
     assert [path.name for path in Path("data").iterdir()] == ["petals"]
 
 
+def test_what_was_brought_of_another_size_waits_and_replaces_nothing(server):
+    kaggle.download("data/petals", 192, counts=COUNTS)
+    whole = contents(Path("data/petals"))
+    server.cut = "tfrecords-jpeg-192x192/train/01-192x192-4.tfrec"
+    with pytest.raises(PetalsError, match="the connection to Kaggle broke"):
+        kaggle.download("data/petals", 192, counts=COUNTS)
+    kaggle.download("data/petals", 224, counts=COUNTS)
+    assert contents(Path("data/petals")) == server.files and whole.items() <= server.files.items()
+    before = server.given.copy()
+    kaggle.download("data/petals", 192, counts=COUNTS)
+    assert len(server.given) - len(before) < len(whole), "it goes on from there"
+    assert [path.name for path in Path("data").iterdir()] == ["petals"]
+
+
 def test_a_file_that_is_not_what_its_name_says_is_never_in_the_data(server):
     name = "tfrecords-jpeg-192x192/val/01-192x192-1.tfrec"
     right = server.files[name]
