@@ -121,7 +121,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         bias = net.head.bias.detach().clone()
         click.echo(calibrate(net, data.split, watched, group, params.adjust, params.temperature))
         if group.main:
-            weights.save(net, data.split.classes, model, data.split.final)
+            weights.save(net, data.split.classes, model, data.split.final, bias)
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
         learning.average.swap()
     saved.finish(state, model)

@@ -354,6 +354,17 @@ def test_warm_start_takes_the_head_of_the_same_classes(saved, classes, head):
     assert torch.equal(model.backbone.network.conv2[0].weight, source.backbone.network.conv2[0].weight)
 
 
+def test_warm_start_takes_the_head_as_it_was_learnt_and_not_as_it_was_adjusted(tmp_path):
+    source = seeded(1, "mobilevit_xxs", 3, 64)
+    learnt = source.head.bias.detach().clone()
+    source.head.bias.data += torch.tensor([-0.5, 0.7, 1.3])
+    save(source, ["a", "b", "c"], tmp_path / "x.safetensors", learnt_bias=learnt)
+    model = seeded(2, "mobilevit_xxs", 3, 64)
+    warm_start(model, tmp_path / "x.safetensors", ["a", "b", "c"])
+    assert torch.equal(model.head.bias, learnt) and torch.equal(model.head.weight, source.head.weight)
+    assert torch.equal(load(tmp_path / "x.safetensors")[0].head.bias, source.head.bias)
+
+
 @pytest.mark.parametrize("before", ["", "backbone."])
 def test_warm_start_takes_a_backbone_alone(tmp_path, before):
     source = seeded(1, "mobilevit_xxs", 3, 64)

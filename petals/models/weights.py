@@ -27,19 +27,24 @@ FIELDS = {
     "classes": list,
 }
 
+LEARNT_BIAS = "head.learnt_bias"  # a tensor of the file alone, not of the model
 POSITIONS = "backbone.network.patch_embedding.positions"
 
 
-def save(model: Classifier, classes: list[str], path: str | Path, final: bool = False) -> None:
+def save(
+    model: Classifier, classes: list[str], path: str | Path, final: bool = False, learnt_bias: Tensor | None = None
+) -> None:
     """Write the weights to `path` (.safetensors), and all that is needed to use them to the .json beside it.
 
     The JSON holds `format` (2), `architecture`, `classes` in label order, `image_size` in pixels, `mean` and `std`
     of the pixels in [0, 1], by channel, the `temperature` that the logits are divided by, and `final`: whether the
-    model has learnt from the validation images too. The weights name the classes as well, for `warm_start`. The same
-    weights give the same bytes.
+    model has learnt from the validation images too. For `warm_start` the weights name the classes as well, and hold
+    `learnt_bias`, the head's (float, C) before it was adjusted for rare classes. The same weights give the same bytes.
     """
     path = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if learnt_bias is not None:
+        state[LEARNT_BIAS] = learnt_bias.detach().cpu()
     with replacing(path) as partial:
         partial.write_bytes(to_safetensors(state, metadata={"classes": json.dumps(classes)}))
     info = {
@@ -63,6 +68,7 @@ def load(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
     path = Path(path)
     info = read_info(path.with_suffix(".json"))
     state = read_state(path)
+    state.pop(LEARNT_BIAS, None)
     try:
         with torch.random.fork_rng(devices=[]):  # the first weights are thrown away; so is the trace of drawing them
             model = create(info["architecture"], len(info["classes"]), info["image_size"], pretrained=False)
@@ -82,12 +88,15 @@ def warm_start(model: Classifier, path: str | Path, classes: list[str]) -> str:
     """Put the weights of `path` into `model`, whose head tells `classes` apart; say in a line what was taken.
 
     The file is one that `save` wrote, or holds the tensors of a backbone alone, their names with or without
-    `backbone.` before them. A head is taken where the file names the same classes in the same order; else `model`
-    keeps its own. The position embeddings of a ViT are resized to the grid of `model`, and floats of another precision
-    become those of `model`. Raises PetalsError where the file is missing or broken, or holds another architecture.
+    `backbone.` before them. A head is taken where the file names the same classes in the same order, as it was before
+    it was adjusted for rare classes, which a training does at its end; else `model` keeps its own. The position
+    embeddings of a ViT are resized to the grid of `model`, and floats of another precision become those of `model`.
+    Raises PetalsError where the file is missing or broken, or holds another architecture.
     """
     path = Path(path)
     state, own = read_state(path), model.state_dict()
+    if LEARNT_BIAS in state:
+        state["head.bias"] = state.pop(LEARNT_BIAS)
     heads = {name: tensor for name, tensor in own.items() if name.startswith("head.")}
     same = read_classes(path) == classes
     found = {name: tensor for name, tensor in state.items() if name in heads} if same else heads
