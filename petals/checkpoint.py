@@ -161,14 +161,16 @@ def progress_in(content: bytes) -> dict:
 def discard_finished() -> None:
     """Remove the checkpoints of runs that have ended, whose result is in DVC's hands, and all but three others."""
     latest = sorted(STATE.glob("train-*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in latest[KEPT:]:
+    unfinished = [path for path in latest if not is_finished(path)]
+    for path in {*latest} - {*unfinished[:KEPT]}:
         path.unlink(missing_ok=True)
-    for path in latest[:KEPT]:
-        try:
-            with safe_open(path, "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                finished = progress["step"] == progress["steps"]
-        except SafetensorError:
-            finished = True
-        if finished:
-            path.unlink(missing_ok=True)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether there is nothing to go on with in the checkpoint at `path`: all steps are done, or it is not whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+    except SafetensorError:
+        return True
+    return progress["step"] == progress["steps"]

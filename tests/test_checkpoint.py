@@ -1,7 +1,8 @@
 """Checkpoints: a resumed run is the uninterrupted one, and nothing goes on from another run's state."""
 
-from pathlib import Path
+from pathlib import os
 
+import Path
 import pytest
 import torch
 from torch import nn
@@ -126,6 +127,17 @@ def test_finished_and_broken_ones_are_discarded_and_others_kept():
     (STATE / "notes.txt").write_text("not ours to remove")
     discard_finished()
     assert sorted(path.name for path in STATE.iterdir()) == ["notes.txt", "train-half.safetensors"]
+
+
+def test_the_latest_three_that_can_be_gone_on_from_are_kept():
+    for age, (key, step) in enumerate((("done", STEPS), ("c", 1), ("b", 2), ("broken", 3), ("a", 4), ("old", 5))):
+        Run(key).checkpoint.save({"step": step, "steps": STEPS})
+        path = STATE / f"train-{key}.safetensors"
+        if key == "broken":
+            path.write_bytes(b"")
+        os.utime(path, (1000 - age, 1000 - age))
+    discard_finished()
+    assert sorted(path.name for path in STATE.iterdir()) == [f"train-{key}.safetensors" for key in "abc"]
 
 
 def test_there_may_be_nothing_to_discard():
