@@ -18,16 +18,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial, former = (path.with_name(f".{path.name}.{word}") for word in ("partial", "former"))
     remove(partial)
+    remove(former)
     try:
         yield partial
-        if partial.is_dir() or (partial.exists() and path.is_dir()):
-            remove(path)  # a folder is not replaced in one move
+        if os.path.lexists(path) and (partial.is_dir() or (partial.exists() and path.is_dir())):
+            os.replace(path, former)  # a folder is not replaced in one move, and deleted in many
         os.replace(partial, path)
     except BaseException:
         remove(partial)
+        if os.path.lexists(former):
+            os.replace(former, path)
         raise
+    remove(former)
 
 
 def remove(path: Path) -> None:

@@ -1,5 +1,7 @@
 """Outputs that appear whole or not at all."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,27 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseExceptio
         partial.write_text("half")
         raise error
     assert path.read_text() == "old" and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("fails", ["replace", "remove"])
+def test_a_folder_is_there_whole_whenever_it_is_interrupted(tmp_path: Path, monkeypatch, fails: str):
+    """While the new one is moved to its place, and while the old one is deleted, in many steps."""
+    path = tmp_path / "out"
+    write_text(path / "old", "")
+
+    def interrupted(*given: Path) -> None:
+        if not path.exists() or fails == "remove":
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        os.rename(*given)
+
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        write_text(partial / "new", "")
+        monkeypatch.setattr(*{"replace": (os, "replace"), "remove": (shutil, "rmtree")}[fails], interrupted)
+    assert names(path) == [{"replace": "old", "remove": "new"}[fails]]
+    with replacing(path) as partial:
+        partial.mkdir()
+    assert names(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("name", ["out", "folder/out"])
