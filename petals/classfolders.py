@@ -106,19 +106,20 @@ def _labelled(files: dict[str, list[Path]], classes: list[str]) -> list[tuple[Pa
 
 
 def _ids(root: Path, files: list[Path]) -> tuple[dict[Path, str], list[str]]:
-    """The id of each file: its stem where all stems differ, else its path without the extension."""
-    stems = {file: composed(file, file.stem) for file in files}
-    if len(set(stems.values())) == len(files):
-        return stems, []
-    twice = Counter(stems.values()).most_common(1)[0][0]
-    note = f"ids are paths, such as train/CLASS/NAME, because file names occur twice ({twice!r})"
-    paths = {file: composed(file, file.relative_to(root).with_suffix("").as_posix()) for file in files}
+    """The id of each file: its stem, or its path without the extension where another file has the same stem."""
+    ids = {file: composed(file, file.stem) for file in files}
+    times = Counter(ids.values())
+    twice = {file: name for file, name in ids.items() if times[name] > 1}
+    ids |= {file: composed(file, file.relative_to(root).with_suffix("").as_posix()) for file in twice}
     seen: dict[str, Path] = {}
-    for file, name in paths.items():
+    for file, name in ids.items():
         if name in seen:
             raise PetalsError(f"{shown(seen[name])} and {shown(file)} have one id, {name!r}; rename one")
         seen[name] = file
-    return paths, [note]
+    if not twice:
+        return ids, []
+    often = times.most_common(1)[0][0]
+    return ids, [f"{len(twice)} ids are paths, such as train/CLASS/NAME, because file names occur twice ({often!r})"]
 
 
 def _chunks(images: list[tuple[Path, int]], ids: dict[Path, str]) -> list[ImageFiles]:
