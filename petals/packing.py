@@ -10,6 +10,7 @@ import numpy as np
 from petals import images, resizing
 from petals.dataset import SPLITS
 from petals.duplicates import THUMBNAIL, thumbnails
+from petals.errors import PetalsError
 from petals.files import replacing
 from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
@@ -20,6 +21,7 @@ from petals.resizing import bicubic
 
 CODE = code(images, resizing)  # that decides a pixel
 TOGETHER = 16  # images to write at once
+MOST_NAMED = 20  # of the images that cannot be read
 NONE = np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)
 
 
@@ -45,6 +47,7 @@ class Packed:
     thumbnails: np.ndarray
     keys: list[bytes] = field(default_factory=list)
     ready: int = 0  # of them were found in parts
+    faults: list[str] = field(default_factory=list)  # of images that cannot be read
 
     def at(self, rows: np.ndarray) -> "Packed":
         """What is known of the images at `rows` alone."""
@@ -52,7 +55,7 @@ class Packed:
         return Packed(ids, places, self.labels[rows], self.thumbnails[rows])
 
 
-def unseen(results: Iterable[Packed], *_told: object) -> Iterable[Packed]:
+def without_bar(results: Iterable[Packed], *_told: object) -> Iterable[Packed]:
     return results
 
 
@@ -61,13 +64,14 @@ def pack(
     folder: Path,
     image_size: int,
     work: Work = in_order,
-    progress: Callable[..., Iterable[Packed]] = unseen,
+    progress: Callable[..., Iterable[Packed]] = without_bar,
     parts: Path | None = None,
 ) -> Iterator[tuple[str, Packed]]:
     """Write each split of `dataset` to its folder in `folder`, and yield its name and what is known of it.
 
-    Raises PetalsError at the first record that is at fault. The bytes are the same however `work` divides it: each
-    source knows the rows it fills. Images that are ready in the folder `parts` are not decoded again.
+    Raises PetalsError at the first record that is at fault, and for all images of a split that cannot be read. The
+    bytes are the same however `work` divides it: each source knows the rows it fills. Images that are ready in the
+    folder `parts` are not decoded again.
     """
     # All splits at once, so that no worker waits for the others at the end of each.
     begun = {split: begin(dataset.splits[split], folder / split, image_size, work, parts) for split in SPLITS}
@@ -84,7 +88,7 @@ def pack_part(
     output: Path,
     image_size: int,
     work: Work = in_order,
-    progress: Callable[..., Iterable[Packed]] = unseen,
+    progress: Callable[..., Iterable[Packed]] = without_bar,
 ) -> int:
     """Write the images of `part` of all splits, for `pack` to find them; gives their number."""
     sources = part.share([source for split in dataset.splits.values() for source in split])
@@ -113,8 +117,10 @@ def begin(
 
 
 def joined(results: Iterable[Packed]) -> Packed:
-    """What is known of the images of all `results` together."""
+    """What is known of the images of all `results` together; raises PetalsError where some cannot be read."""
     done = list(results)
+    if faults := [fault for packed in done for fault in packed.faults]:
+        raise PetalsError(listed(faults))
     return Packed(
         ids=[each for packed in done for each in packed.ids],
         places=[each for packed in done for each in packed.places],
@@ -125,9 +131,16 @@ def joined(results: Iterable[Packed]) -> Packed:
     )
 
 
+def listed(faults: list[str]) -> str:
+    if len(faults) == 1:
+        return faults[0]
+    more = [f"… and {len(faults) - MOST_NAMED} more"] if len(faults) > MOST_NAMED else []
+    return "\n  ".join([f"{len(faults)} images cannot be read:", *faults[:MOST_NAMED], *more])
+
+
 def pack_source(job: Job) -> Packed:
     shards, ready = Shards(job.folder, mode="r+"), Parts(job.parts)
-    ids, places, labels, small, keys = [], [], [], [NONE], []
+    ids, places, labels, small, keys, faults = [], [], [], [NONE], [], []
 
     def pixels(record: Record) -> np.ndarray:
         """The square of `record`, of which all else is noted."""
@@ -139,7 +152,11 @@ def pack_source(job: Job) -> Packed:
             found = ready.find(keys[-1:])
             if found is not None:
                 return found[0]
-        return square(decode(record.data, record.where, job.image_size), job.image_size, bicubic)
+        try:
+            return square(decode(record.data, record.where, job.image_size), job.image_size, bicubic)
+        except PetalsError as error:
+            faults.append(str(error))
+            return np.zeros((job.image_size, job.image_size, 3), np.uint8)
 
     records, row = job.source.records(), job.start
     while squares := [pixels(record) for record in islice(records, TOGETHER)]:
@@ -147,4 +164,4 @@ def pack_source(job: Job) -> Packed:
         small.append(thumbnails(batch))
         shards.write(row, batch)
         row += len(batch)
-    return Packed(ids, places, np.asarray(labels, np.int64), np.concatenate(small), keys, ready.used)
+    return Packed(ids, places, np.asarray(labels, np.int64), np.concatenate(small), keys, ready.used, faults)
