@@ -7,6 +7,7 @@ import click
 import numpy as np
 from PIL import Image, ImageFilter
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.rawdata import open_dataset
@@ -55,20 +56,17 @@ CHANGES = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--model", default=Settings().model, show_default=True, type=click.Path(path_type=Path))
 @click.option("--data", default=Path("data/sample"), show_default=True, type=click.Path(path_type=Path))
 def main(model: Path, data: Path) -> None:
     """Give MODEL the validation images of DATA, changed in one way after the other, and print a table."""
-    try:
-        sources = open_dataset(data, 1).splits["val"]
-        size = Served(model, BATCH).image_size
-        records = [record for source in sources for record in source.records()]
-        if not records:
-            raise PetalsError(f"{data}: no val split; give data that has one")
-        images = [square(decode(record.data, record.where, size), size) for record in records]
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    sources = open_dataset(data, 1).splits["val"]
+    size = Served(model, BATCH).image_size
+    records = [record for source in sources for record in source.records()]
+    if not records:
+        raise PetalsError(f"{data}: no val split; give data that has one")
+    images = [square(decode(record.data, record.where, size), size) for record in records]
     click.echo(
         "| validation images | in the window | PSI, classes | PSI, confidence | KS, distance |\n" + "|---" * 5 + "|"
     )

@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.runs import recipe_options, run_all, told
 from benchmarks.workspace import REPOSITORY, put_params
+from petals.commands import Command
 from petals.duplicates import groups_of, thumbnails
-from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.params import PrepareParams, load_params, read_mapping
 from petals.rawdata import Record, open_dataset
@@ -24,7 +24,7 @@ from petals.tfrecord import encode_example, write_records
 SIZE = 224  # px, at which images are compared, whatever size a recipe has
 
 
-@click.command()
+@click.command(cls=Command)
 @recipe_options
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(2), help="Parts, each left out once.")
 @click.option(
@@ -42,10 +42,7 @@ def main(settings: dict[str, str], jobs: int, folds: int, answers: Path | None) 
     Recipes with the same photographs are divided alike, so that their rows of --answers pair.
     """
     with tempfile.TemporaryDirectory(prefix="petals-folds-") as scratch:
-        try:
-            sets = fold_sets(settings, folds, Path(scratch))
-        except PetalsError as error:
-            raise click.ClickException(str(error)) from None
+        sets = fold_sets(settings, folds, Path(scratch))
         rows, nlls, minutes = [], [], []
         for number, outcome in enumerate(run_all([{**settings, "data": str(each)} for each in sets], jobs), 1):
             nll, took = outcome.scores["nll"], outcome.seconds / 60

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from benchmarks.clients import Request, Sent, send
-from petals.errors import PetalsError
+from petals.commands import Command
 from petals.images import decode, square
 from petals.inference import Model
 from petals.rawdata import open_dataset
@@ -30,7 +30,7 @@ BATCHES, SECONDS = (1, 8, 32), 0.4  # of the limit: the sizes tried, and the tim
 SERVICE = Settings()
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--model", default=SERVICE.model, show_default=True, type=click.Path(path_type=Path))
 @click.option("--data", default=Path("data/sample"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--requests", default=2000, show_default=True, type=click.IntRange(10), help="In each row.")
@@ -44,12 +44,9 @@ def main(model: Path, data: Path, requests: int, soak: int) -> None:
     clients in it, and the service has all three, on the same processors. Both are measured before and after each row,
     because the speed of a machine changes; a row is compared with the mean of the two.
     """
-    try:
-        Model.open(model)
-        sources = open_dataset(data, 1).splits["val"]
-        pictures = [record.data for source in sources for record in source.records()]
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    Model.open(model)
+    sources = open_dataset(data, 1).splits["val"]
+    pictures = [record.data for source in sources for record in source.records()]
     if len(pictures) < max(BATCHES):
         raise click.ClickException(f"{data}: {len(pictures)} validation images; at least {max(BATCHES)} are needed")
     good = [Request.post(picture) for picture in pictures]

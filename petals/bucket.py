@@ -17,6 +17,7 @@ import psutil
 import requests
 from dvc.config import Config, ConfigError
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.files import STATE, write_text
 
@@ -173,26 +174,20 @@ def main() -> None:
     pass
 
 
-@main.command("start")
+@main.command("start", cls=Command)
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(1, 65535))
 def start_command(port: int) -> None:
     """Start the bucket and point this clone at it."""
-    try:
-        url = start(port)
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    url = start(port)
     click.echo(f"gs://{BUCKET} is at {url}, and the default remote of this clone until make bucket-stop.")
     click.echo("make push and make pull use it. For DVC's own commands, first:")
     click.echo("  export GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false  # else it looks for gRPC there, for minutes")
 
 
-@main.command("stop")
+@main.command("stop", cls=Command)
 def stop_command() -> None:
     """End it; what was pushed stays in .petals/bucket."""
-    try:
-        stop()
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    stop()
     click.echo(f"stopped, and .dvc/config.local is as it was; rm -r {FOLDER} deletes what was pushed")
 
 

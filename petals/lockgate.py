@@ -18,6 +18,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from ruamel.yaml import YAML
 
+from petals.commands import Command
 from petals.errors import PetalsError
 
 
@@ -116,14 +117,11 @@ def _overlap(dep: Output, out: Output) -> bool:
     return first.is_relative_to(second) or second.is_relative_to(first)
 
 
-@click.command()
+@click.command(cls=Command)
 def main() -> None:
     """Exit with 1, naming the stage and the reason, where code, settings, a command or dvc.yaml is ahead of
     dvc.lock. Data that has not been pulled is no reason."""
-    try:
-        found = problems()
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    found = problems()
     if not found:
         click.echo(f"{LOCK_FILE} is in step.")
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import torch
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.params import read_mapping
 from petals.tables import write_json
@@ -97,16 +98,13 @@ def is_recorded(root: str | Path = ".") -> bool:
         return False
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, cls=Command)
 @click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the {LOCK} of now.")
 def main(write: bool) -> None:
-    try:
-        for name, value in fingerprint().items():
-            click.echo(f"  {name:<14}{value}")
-        if write:
-            click.echo(f"written to {record()}")
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    for name, value in fingerprint().items():
+        click.echo(f"  {name:<14}{value}")
+    if write:
+        click.echo(f"written to {record()}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
@@ -82,7 +83,7 @@ def named(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tupl
     return tuple(map(Path, names))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("images", nargs=-1, required=True, type=click.Path(), callback=named, metavar="IMAGE...")
 @click.option("--model", type=click.Path(path_type=Path), default="models/model.onnx", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an image and line: image, predictions.")
@@ -94,10 +95,7 @@ def main(context: click.Context, images: tuple[Path, ...], model: Path, as_json:
     An image that cannot be read is one line on standard error; the others are answered all the same, and the exit code
     is 1. `--model models/model.int8.onnx` is faster and nearly as good.
     """
-    try:
-        opened = Model.open(model, threads)
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    opened = Model.open(model, threads)
     failed = False
     for found in predict(opened, images):
         if isinstance(found, PetalsError):

@@ -1,6 +1,6 @@
 """What a classifier answers to packed images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,11 +11,7 @@ from petals.models import Classifier
 
 @torch.inference_mode()
 def answers(
-    model: Classifier,
-    batches: Iterable[np.ndarray],
-    device: torch.device,
-    classes: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    model: Classifier, batches: Iterable[np.ndarray], device: torch.device, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run `model` in evaluation mode over uint8 N × H × W × 3 batches.
 
@@ -24,7 +20,7 @@ def answers(
     was_training = model.training
     model.eval()
     parts = []
-    for images in progress(batches):
+    for images in batches:
         pixels = to_floats(torch.from_numpy(images).to(device))
         parts.append([each.cpu().numpy() for each in model.answer(pixels)])
     model.train(was_training)

@@ -15,6 +15,7 @@ from dvc.exceptions import DvcException
 from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA
 from dvc.utils.strictyaml import load, validate
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.params import PipelineParams, load_params
 
@@ -65,14 +66,11 @@ def whole(lock: Path) -> bool:
     return text.endswith("\n") and all("md5" in file for file in files if file.get("hash") == "md5")
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, cls=Command)
 def main() -> None:
-    try:
-        for sentence in recover():
-            click.echo(sentence)
-        load_params(PipelineParams)
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    for sentence in recover():
+        click.echo(sentence)
+    load_params(PipelineParams)
 
 
 if __name__ == "__main__":

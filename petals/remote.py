@@ -26,6 +26,7 @@ from dvc_data.hashfile.db import HashFileDB
 from gcsfs.retry import HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 
+from petals.commands import Command
 from petals.errors import PetalsError
 
 HELP = "see docs/gcp.md"
@@ -170,7 +171,7 @@ def run(command: str, targets: Sequence[str], root: str | Path) -> None:
         raise PetalsError(f"dvc {command} failed, as said above; try again, or {HELP}")
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, cls=Command)
 @click.argument("command", type=click.Choice(["pull", "push", "check"]))
 @click.option("--if-bucket", is_flag=True, help="Do nothing while the remote only stands for a bucket of your own.")
 @click.option("--address", is_flag=True, help="Of check: no more than that the remote is a bucket of your own.")
@@ -180,8 +181,6 @@ def main(command: str, if_bucket: bool, address: bool) -> None:
     except NoBucketError as error:
         if not if_bucket:
             raise click.ClickException(str(error)) from None
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.report.statistics import macro_f1_interval
 
@@ -20,13 +21,10 @@ LOOK = (
 
 def summary(root: str | Path = ".") -> str:
     """A table of the scores in `root`/metrics; raises PetalsError where a run has left none."""
-    try:
-        card, scores, robustness, export = (
-            json.loads((Path(root) / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("prepare", "evaluate", "robustness", "export")
-        )
-    except FileNotFoundError as error:
-        raise PetalsError(f"{error.filename}: not found; run dvc repro first") from None
+    card, scores, robustness, export = (
+        read_metrics(Path(root) / "metrics" / f"{name}.json")
+        for name in ("prepare", "evaluate", "robustness", "export")
+    )
     scores["interval"] = interval(Path(root) / "plots" / "predictions.csv")
     images = card["images"]
     final = scores.get("final", False)
@@ -42,6 +40,15 @@ def summary(root: str | Path = ".") -> str:
     shown = [(path, what) for path, what in LOOK if not empty.get(path)]
     lines += ["", *(f"  {path:<25}{what}" for path, what in shown), "", "  dvc plots show opens curves and confusion."]
     return "\n".join(lines)
+
+
+def read_metrics(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PetalsError(f"{path}: not found; run dvc repro first") from None
+    except ValueError as error:
+        raise PetalsError(f"{path}: not JSON ({error}); run dvc repro") from None
 
 
 def int8_row(int8: dict) -> str:
@@ -73,12 +80,9 @@ def interval(predictions: Path) -> str:
     return f", 95 % interval {found.low:.3f} … {found.high:.3f}"
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, cls=Command)
 def main() -> None:
-    try:
-        click.echo(summary())
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    click.echo(summary())
 
 
 if __name__ == "__main__":

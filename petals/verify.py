@@ -11,6 +11,7 @@ import click
 import yaml
 
 from petals import lockgate, machine
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.isolation import dvc, isolate
 from petals.params import read_mapping
@@ -153,7 +154,7 @@ def compare_scores(recorded: dict[str, float], made: dict[str, float]) -> bool:
     return all(agree)
 
 
-@click.command()
+@click.command(cls=Command)
 def main() -> None:
     """Run the pipeline of HEAD from nothing, in a clean clone with an empty cache, and compare with dvc.lock.
 
@@ -168,16 +169,13 @@ def main() -> None:
     machine can give; machine.json says which one dvc.lock was made on (make record writes it). Data that is
     not in git comes from this checkout's DVC cache, in the version of HEAD: dvc pull it first.
     """
-    try:
-        checkout = Path(run_git(Path.cwd(), "rev-parse", "--show-toplevel").strip())
-        head = run_git(checkout, "rev-parse", "--short", "HEAD").strip()
-        if changes := run_git(checkout, "status", "--porcelain").splitlines():
-            click.echo(f"{len(changes)} files with uncommitted changes are left out: HEAD is what is verified")
-        click.echo(f"verifying {head}")
-        with tempfile.TemporaryDirectory(prefix="petals-verify-", ignore_cleanup_errors=True) as folder:
-            same = verify(checkout, Path(folder) / "clone")
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    checkout = Path(run_git(Path.cwd(), "rev-parse", "--show-toplevel").strip())
+    head = run_git(checkout, "rev-parse", "--short", "HEAD").strip()
+    if changes := run_git(checkout, "status", "--porcelain").splitlines():
+        click.echo(f"{len(changes)} files with uncommitted changes are left out: HEAD is what is verified")
+    click.echo(f"verifying {head}")
+    with tempfile.TemporaryDirectory(prefix="petals-verify-", ignore_cleanup_errors=True) as folder:
+        same = verify(checkout, Path(folder) / "clone")
     sys.exit(0 if same else 1)
 
 

@@ -1,6 +1,5 @@
 """What the five stages share on the command line: how they stop, what they show, what --help says."""
 
-import errno
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ import click
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from petals.commands import refusal
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import StageParams
@@ -29,6 +29,7 @@ class StageCommand(click.Command):
     """
 
     several = False  # whether torchrun may start it in several processes
+    knobs: frozenset[str]  # that the stage reads
 
     def invoke(self, context: click.Context) -> object:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -42,17 +43,14 @@ class StageCommand(click.Command):
         except PetalsError as error:
             raise failure(str(error)) from None
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "the disk is full; make room, then dvc repro" if full else error.strerror or error
-            raise failure(f"{where}{what}") from None
+            raise failure(refusal(error, "dvc repro")) from None
         except BrokenExecutor:
             raise failure(
                 "a worker process was killed, most likely for want of memory; --workers 1 needs the least"
             ) from None
         except (MemoryError, RuntimeError) as error:
             if OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
-                raise failure("out of memory; lower batch_size, image_size or the model") from None
+                raise failure(f"out of memory; {self.sparing}") from None
             if PROCESSES > 1 and (lost := other_processes().lost(error)):
                 raise failure(lost) from None
             raise
@@ -60,6 +58,14 @@ class StageCommand(click.Command):
             if not told_by_another():
                 click.echo("stopped by SIGINT; dvc repro goes on from here", err=True)
             context.exit(130)
+
+    @property
+    def sparing(self) -> str:
+        """What to do where memory does not suffice."""
+        if any(each.name == "workers" for each in self.params):
+            return "--workers 1 needs the least"
+        lower = "lower batch_size or image_size" if "batch_size" in self.knobs else "lower image_size"
+        return f"{lower}, or take a smaller model"
 
 
 def failure(message: str) -> Exception:
@@ -138,7 +144,7 @@ def stage(params: type[StageParams], several: bool = False):
 
     `several` says that torchrun may start it in several processes.
     """
-    kind = type("Stage", (StageCommand,), {"several": several})
+    kind = type("Stage", (StageCommand,), {"several": several, "knobs": frozenset(params.model_fields)})
     return click.command(cls=kind, epilog="Reads from params.yaml: " + ", ".join(params.model_fields) + ".")
 
 

@@ -47,9 +47,3 @@ def test_the_model_is_left_in_the_mode_it_was(training: bool):
     model = Means().train(training)
     answers(model, [IMAGES], CPU, 3)
     assert model.training == training
-
-
-def test_progress_sees_each_batch():
-    seen = []
-    answers(Means(), [IMAGES[:4], IMAGES[4:]], CPU, 3, lambda batches: (seen.append(len(b)) or b for b in batches))
-    assert seen == [4, 3]

@@ -168,7 +168,10 @@ def test_a_rare_class_is_adjusted_and_once_only(folder, final: bool):
     for adjust in (1, 0, 1):
         knobs(final=final, adjust=adjust)
         done(train, *TRAIN)
-        biases.append(load_file("models/model.safetensors")["head.bias"].numpy())
+        weights = load_file("models/model.safetensors")
+        biases.append(weights["head.bias"].numpy())
+        learnt = weights["head.learnt_bias"].numpy()
+        assert np.array_equal(learnt, biases[-1]) == (adjust == 0), "for a warm start"
         if not adjust:
             temperature = json.loads(Path("models/model.json").read_text())["temperature"]
     offsets = class_offsets(np.bincount(np.load("data/prepared/train/labels.npy")), 1.0)
@@ -416,7 +419,9 @@ def test_want_of_memory_is_one_line(folder, monkeypatch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(prepare, "open_dataset", greedy)
-    assert "out of memory; lower batch_size" in refused(prepare, "data/tiny", *PREPARE)
+    assert "out of memory; --workers 1 needs the least" in refused(prepare, "data/tiny", *PREPARE)
+    monkeypatch.setattr(train, "TrainingImages", greedy)
+    assert "out of memory; lower batch_size or image_size" in refused(train, *TRAIN)
 
 
 def test_ids_with_commas_quotes_and_paths_stay_whole_in_the_tables(folder):

@@ -60,6 +60,13 @@ def test_how_far_macro_f1_would_move_with_other_images_of_its_kind(finished: Pat
     assert high == pytest.approx(0.95 + 1.96 * deviation, abs=0.012)
 
 
+def test_a_file_that_git_has_left_in_conflict_is_one_line(finished: Path):
+    (finished / "metrics/prepare.json").write_text("<<<<<<< HEAD\n{}\n")
+    result = CliRunner().invoke(main)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: metrics/prepare.json: not JSON") and result.output.count("\n") == 1
+
+
 def test_a_final_model_has_no_scores(finished: Path):
     (finished / "metrics" / "evaluate.json").write_text('{"final": true}')
     int8 = {"kept": False, "top1_agreement": 0.98893, "bytes": 0}

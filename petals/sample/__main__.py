@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from petals.errors import PetalsError
+from petals.commands import Command
 from petals.sample.dataset import EMBEDDED, EMBEDDED_SIZE, class_counts, write
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--scale", type=click.FloatRange(0, 1, min_open=True), show_default="the shares of data/sample",
               help="Share of the competition's images; 1 gives 12,753 train, 3,712 val and 7,382 test.")  # fmt: skip
@@ -24,12 +24,9 @@ def main(out: Path, scale: float | None, size: int, seed: int, workers: int | No
     """
     shares = EMBEDDED if scale is None else dict.fromkeys(EMBEDDED, scale)
     total = sum(sum(class_counts(split, share)) for split, share in shares.items())
-    try:
-        with tqdm(total=total, unit=" images", disable=None) as progress:
-            for count in write(out, shares, size, seed, workers):
-                progress.update(count)
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
+    with tqdm(total=total, unit=" images", disable=None) as progress:
+        for count in write(out, shares, size, seed, workers):
+            progress.update(count)
 
 
 if __name__ == "__main__":

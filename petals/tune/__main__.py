@@ -7,7 +7,7 @@ import click
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from petals.errors import PetalsError
+from petals.commands import Command
 from petals.files import STATE
 from petals.tune.results import best, pictures, table
 from petals.tune.search import Stopped, Tuner
@@ -26,7 +26,7 @@ def say(line: str) -> None:
         click.echo(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--trials", default=20, show_default=True, type=click.IntRange(1), help="How many the search has in all.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="How many run at a time.")
 @click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE",
@@ -61,8 +61,6 @@ def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Pa
                 click.echo(f"  {path}")
     except Timeout:
         raise click.ClickException(f"the search {name!r} is running already; give another --name, or wait") from None
-    except PetalsError as error:
-        raise click.ClickException(str(error)) from None
     except Stopped as stopped:
         told = signal.Signals(stopped.signum).name
         click.echo(f"stopped by {told}; the same command goes on from here", err=True)

@@ -1,0 +1,28 @@
+"""Commands whose faults are one line and exit code 1."""
+
+import errno
+
+import click
+
+from petals.errors import PetalsError
+
+
+class Command(click.Command):
+    """A command that says in one line what was wrong with its input, or what the system refused: a full disk, say."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except PetalsError as error:
+            raise click.ClickException(str(error)) from None
+        except BrokenPipeError:  # who reads has gone away, as `head` does: click ends quietly
+            raise
+        except OSError as error:
+            raise click.ClickException(refusal(error)) from None
+
+
+def refusal(error: OSError, again: str = "try again") -> str:
+    """What the system refused, in one line; where the disk is full, to make room and then do what `again` says."""
+    where = f"{error.filename}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return where + (f"the disk is full; make room, then {again}" if full else str(error.strerror or error))
