@@ -1,8 +1,8 @@
 """Checkpoints: a resumed run is the uninterrupted one, and nothing goes on from another run's state."""
 
-from pathlib import os
+import os
+from pathlib import Path
 
-import Path
 import pytest
 import torch
 from torch import nn

@@ -127,15 +127,15 @@ def test_all_images_that_cannot_be_read_are_named(tmp_path: Path):
     """Whoever has thirty of them does not want to find one a run."""
     raw = tmp_path / "raw"
     for number in range(24):
-        path = raw / "rose" / f"{number:02d}.jpg"
+        path = raw / ("iris", "rose")[number > 0] / f"{number:02d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(number) if number in (0, 7) else b"no image")
     with pytest.raises(PetalsError) as error:
-        pack_train(open_dataset(raw, SIZE), tmp_path, SIZE)
+        pack_train(open_dataset(raw, SIZE), tmp_path / "packed", SIZE)
     first, *named, last = str(error.value).splitlines()
     assert first == "22 images cannot be read:" and last == "  … and 2 more" and len(named) == 20
     assert named[0].endswith("rose/01.jpg: not a JPEG, PNG or WebP image; convert or remove it")
-    assert "rose/08.jpg" in named[6] and not (tmp_path / "train/meta.json").exists()
+    assert "rose/08.jpg" in named[6] and not (tmp_path / "packed/train/meta.json").exists()
 
 
 def test_progress_sees_each_source(tmp_path: Path):

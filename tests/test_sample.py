@@ -191,7 +191,7 @@ def test_where_it_may_not_write_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(main, [str(tmp_path / "file" / "out"), "--scale", "0.001", "--size", "16"])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: ") and "Not a directory" in result.output
+    assert result.output.startswith("Error: ") and "file: File exists" in result.output
 
 
 def test_a_run_that_is_broken_off_leaves_nothing(tmp_path):
