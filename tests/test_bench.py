@@ -221,6 +221,6 @@ def test_drift_is_told_of_what_is_no_flower_and_not_of_validation_itself(tmp_pat
     model = write_model(tmp_path / "model.onnx")
     done = CliRunner().invoke(drift.main, ["--model", str(model), "--data", str(tmp_path / "data")])
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
-    assert [row[0] for row in rows] == list(drift.CHANGES), done.output
+    assert [row[0] for row in rows] == [f"validation, {name}" for name in drift.CHANGES], done.output
     assert all(int(row[1]) >= 200 for row in rows)
     assert not any("drift" in cell for cell in rows[0]) and any("drift" in cell for cell in rows[-1])
