@@ -96,7 +96,8 @@ def test_what_is_left_of_the_machine_is_deleted(stand_in):
         "delete": b"",
     }
     gcloud = stand_in("gcloud", answers)
-    assert bash("stop-machine.sh", MACHINE="petals-7-1").returncode == 0
+    assert bash("stop-machine.sh", GITHUB_RUN_ID="7").returncode == 0
+    assert "--filter=name~^petals-7-[0-9]+$" in calls(gcloud)[0], "of every attempt, and of no other run"
     assert [call[1:4] for call in calls(gcloud) if "delete" in call] == [
         ["instances", "delete", "petals-7-1"],
         ["firewall-rules", "delete", "petals-7-1-ingress"],
@@ -106,7 +107,7 @@ def test_what_is_left_of_the_machine_is_deleted(stand_in):
 
 def test_a_machine_that_is_gone_already_is_no_error(stand_in):
     gcloud = stand_in("gcloud", {"list": b""})
-    assert bash("stop-machine.sh", MACHINE="petals-7-1").returncode == 0
+    assert bash("stop-machine.sh", GITHUB_RUN_ID="7").returncode == 0
     assert not any("delete" in call for call in calls(gcloud))
 
 
@@ -307,12 +308,12 @@ def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
     (repository / "plots" / "old.tsv").unlink()
     (repository / "plots" / "new.tsv").write_text("2\n")
     (repository / "gha-creds-1.json").write_text("{}")
-    environment = {"GITHUB_RUN_ID": "12", "GITHUB_RUN_NUMBER": "3", "GITHUB_SERVER_URL": "https://github.com"}
+    environment = {"GITHUB_RUN_ID": "12", "GITHUB_RUN_ATTEMPT": "2", "GITHUB_RUN_NUMBER": "3", "GITHUB_SERVER_URL": "https://github.com"}
     environment |= {"GITHUB_REPOSITORY": "team/petals", "OVERRIDES": "lr=1e-4 epochs=3"}
     assert bash("open-pull-request.sh", repository, **environment).returncode == 0
     (call,) = calls(cml)
     title = "Experiment lr=1e-4 epochs=3 (run 3)"
-    assert {"--branch=experiment-12", f"--title={title}"} <= set(call)
+    assert {"--branch=experiment-12-2", f"--title={title}"} <= set(call)
     assert git(repository, "log", "-1", "--format=%s") == title
     changed = git(repository, "show", "--name-status", "--no-renames", "--format=")
     assert changed.splitlines() == ["A\tplots/new.tsv", "D\tplots/old.tsv"]

@@ -13,4 +13,4 @@ printf -v body '%s\n\n' "Trained by $run; data and model are in the bucket." \
   "Close and reopen this pull request to start its checks: GitHub starts none for what a workflow opens."
 git -c user.name="github-actions[bot]" -c user.email="41898282+github-actions[bot]@users.noreply.github.com" \
   commit --quiet --message "$title"
-cml pr create --branch="experiment-$GITHUB_RUN_ID" --title="$title" --body="$body"
+cml pr create --branch="experiment-$GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT" --title="$title" --body="$body"
