@@ -182,7 +182,7 @@ def deploy(stand_in, tmp_path, services: bytes) -> list[str]:
 
 
 def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
-    call = deploy(stand_in, tmp_path, b"petals\n")
+    call = deploy(stand_in, tmp_path, b"petals-v1\n")
     assert {
         "--no-traffic",
         "--tag=next",
@@ -194,8 +194,10 @@ def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
     assert not any("allow-unauthenticated" in argument for argument in call)  # who may call is the owner's to say
 
 
-def test_cloud_run_refuses_to_hold_the_traffic_of_a_first_revision_so_it_is_not_asked_to(stand_in, tmp_path):
-    assert "--no-traffic" not in deploy(stand_in, tmp_path, b"")
+@pytest.mark.parametrize("ready", [b"", b"\n"])
+def test_cloud_run_refuses_to_hold_traffic_where_no_revision_is_ready_so_it_is_not_asked_to(stand_in, tmp_path, ready):
+    """There is no service yet, or one whose first revision did not come up."""
+    assert "--no-traffic" not in deploy(stand_in, tmp_path, ready)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 # is written to $GITHUB_OUTPUT.
 set -euo pipefail
 here=$(dirname "$0")
-# Cloud Run refuses to keep traffic from the first revision of a service: nobody has its address yet.
+# Cloud Run refuses to keep traffic from the first revision of a service, or where none has come up yet: there is no other
+# that could have it.
 hold=()
-if [[ -n $(gcloud run services list --region="$REGION" --filter="metadata.name=$SERVICE" --format="value(metadata.name)") ]]; then
+if [[ -n $(gcloud run services list --region="$REGION" --filter="metadata.name=$SERVICE" \
+  --format="value(status.latestReadyRevisionName)") ]]; then
   hold=(--no-traffic)
 fi
 suffix=${VERSION//[^0-9A-Za-z]/-}-$GITHUB_RUN_NUMBER-$GITHUB_RUN_ATTEMPT
