@@ -252,13 +252,17 @@ def test_dvc_repro_runs_where_only_the_workspace_can_be_written_to_and_goes_on_t
     settings["PATH"] = environment()["PATH"]
     entry = ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), "/mnt/image/petals/docker/train.sh"]
 
-    def train(*command: str) -> str:
+    def train(*command: str, code: int = 0) -> str:
         done = subprocess.run(
             sealed(checkout, workspace, *entry, *command), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == code, done.stdout
         return done.stdout
 
     assert "Running stage 'prepare'" in train("dvc", "repro", "prepare")
     assert (workspace / "petals" / "metrics" / "prepare.json").is_file()
     assert "Stage 'prepare' didn't change" in train("dvc", "repro", "prepare")
+    train("git", "commit", "--quiet", "--allow-empty", "--message", "An idea")
+    assert "Stage 'prepare' didn't change" in train("dvc", "repro", "prepare")
+    run("git commit --quiet --allow-empty --message later", checkout / "petals")
+    assert "was made from another commit than this image" in train("dvc", "repro", code=1)
