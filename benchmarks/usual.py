@@ -5,6 +5,7 @@ AdamW on all weights, batch norms that learn, mixed precision where the GPU has 
 """
 
 import random
+from functools import partial
 from pathlib import Path
 
 import click
@@ -71,7 +72,7 @@ def main(folder: Path, size: int, epochs: int, lr: float, batch_size: int, threa
     train, val = Photographs(folder / "train", size, True), Photographs(folder / "val", size, False)
     options = {"batch_size": batch_size, "num_workers": cores(), "persistent_workers": True}
     batches = DataLoader(
-        train, shuffle=True, drop_last=True, worker_init_fn=lambda each: random.seed(seed + each), **options
+        train, shuffle=True, drop_last=True, worker_init_fn=partial(seed_worker, seed), **options
     )
     net = models.create("efficientnet_lite0", len(train.classes), size, pretrained=True).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
@@ -91,6 +92,10 @@ def main(folder: Path, size: int, epochs: int, lr: float, batch_size: int, threa
             found = [(net(images.to(device)).argmax(1).cpu(), labels) for images, labels in DataLoader(val, **options)]
         predicted, labels = (torch.cat(each).numpy() for each in zip(*found, strict=True))
         click.echo(f"epoch {epoch + 1}/{epochs}: val macro F1 {macro_f1(labels, predicted):.3f}")
+
+
+def seed_worker(seed: int, number: int) -> None:
+    random.seed(seed + number)
 
 
 if __name__ == "__main__":
