@@ -71,9 +71,7 @@ def main(folder: Path, size: int, epochs: int, lr: float, batch_size: int, threa
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, val = Photographs(folder / "train", size, True), Photographs(folder / "val", size, False)
     options = {"batch_size": batch_size, "num_workers": cores(), "persistent_workers": True}
-    batches = DataLoader(
-        train, shuffle=True, drop_last=True, worker_init_fn=partial(seed_worker, seed), **options
-    )
+    batches = DataLoader(train, shuffle=True, drop_last=True, worker_init_fn=partial(seed_worker, seed), **options)
     net = models.create("efficientnet_lite0", len(train.classes), size, pretrained=True).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(batches), pct_start=0.1)

@@ -308,7 +308,12 @@ def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
     (repository / "plots" / "old.tsv").unlink()
     (repository / "plots" / "new.tsv").write_text("2\n")
     (repository / "gha-creds-1.json").write_text("{}")
-    environment = {"GITHUB_RUN_ID": "12", "GITHUB_RUN_ATTEMPT": "2", "GITHUB_RUN_NUMBER": "3", "GITHUB_SERVER_URL": "https://github.com"}
+    environment = {
+        "GITHUB_RUN_ID": "12",
+        "GITHUB_RUN_ATTEMPT": "2",
+        "GITHUB_RUN_NUMBER": "3",
+        "GITHUB_SERVER_URL": "https://github.com",
+    }
     environment |= {"GITHUB_REPOSITORY": "team/petals", "OVERRIDES": "lr=1e-4 epochs=3"}
     assert bash("open-pull-request.sh", repository, **environment).returncode == 0
     (call,) = calls(cml)
