@@ -194,7 +194,7 @@ def test_the_image_is_one_that_is_pushed():
     pushed = re.findall(r'--tag="\$name:([\w$]+)"', script)
     guide = (REPOSITORY / "docs/scale.md").read_text()
     images = [pool["containerSpec"]["imageUri"] for pool in JOB["workerPoolSpecs"]]
-    images += re.findall(r"image=(\S+/train:\w+)", guide)
+    images += re.findall(r"images describe (\S+/train:\w+)", guide)
     assert len(images) == 3 and {image.rpartition("/")[2] for image in images} <= {f"train:{tag}" for tag in pushed}
 
 

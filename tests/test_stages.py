@@ -201,7 +201,7 @@ def test_the_temperature_goes_into_the_model_and_its_export(trained):
     answers, features = model.run(np.load("data/prepared/val/images-00000.npy"))
     assert Path("models/reference.json").read_text() == model.metadata["reference"]
     compared = Reference.from_json(model.metadata["reference"]).compare(answers, features)
-    assert compared["images"] == 9 and compared["ks_distance"] < compared["ks_distance_limit"]
+    assert compared["images"] == 9 and compared["psi_classes"] < compared["psi_classes_limit"]
     said = [float(row["confidence"]) for row in table("plots/predictions.csv")]
     assert answers.max(1) == pytest.approx(said, abs=1e-4)
     meta = Path("models/model.json")
