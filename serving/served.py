@@ -79,13 +79,14 @@ class Served:
     def run(self, items: Sequence[Item]) -> list[Prediction | Exception]:
         """Decode what is not decoded yet, and ask about all of it at once.
 
-        Gives for each item what the model says, or what was wrong with it: Refusal or Large.
+        Gives for each item what the model says, or what was wrong with it: Refusal, Large, or MemoryError, which is no
+        fault of those beside it.
         """
         results: list[np.ndarray | Prediction | Exception] = []
         for item in items:
             try:
                 results.append(item(self.image_size))
-            except (Refusal, Large) as error:
+            except (Refusal, Large, MemoryError) as error:
                 results.append(error)
         sound = [at for at, result in enumerate(results) if isinstance(result, np.ndarray)]
         if sound:

@@ -182,6 +182,16 @@ def test_what_takes_many_pixels_at_a_time_is_large():
         assert read(large, "file 1", size, 3_000_000, large=True).shape == (size, size, 3)
 
 
+def test_an_image_that_memory_does_not_suffice_for_spoils_no_other_of_its_batch(model):
+    def greedy(size: int) -> np.ndarray:
+        raise MemoryError
+
+    sound = pixels([JPEG])[0]
+    first, second, third = Served(model, 50).run([lambda _: sound, greedy, lambda _: sound])
+    assert isinstance(second, MemoryError)
+    np.testing.assert_array_equal(first.probabilities, third.probabilities)
+
+
 def test_photographs_are_read_as_prepare_reads_them():
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), "JPEG")
