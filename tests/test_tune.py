@@ -228,7 +228,7 @@ def test_a_search_that_is_told_to_stop_ends_its_trials_and_goes_on_later(project
 
     done = tune(*arguments)
     assert done.exit_code == 0, done.output
-    assert experiments("stopped") == ["stopped-001-seed1", "stopped-001-seed2"]
+    assert experiments("stopped") == ["stopped-001-seed1", "stopped-001-seed2"], done.output
     assert re.search(r"^\| `stopped-001-seed1` \| 0\.8304 ± 0\.0707 \| 0\.02 ", done.output, re.MULTILINE)
     assert "the mean of 2 seeds; this takes the first\n\n  dvc exp apply stopped-001-seed1\n" in done.output
     run("git checkout -q tune.yaml", project)
