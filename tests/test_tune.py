@@ -206,7 +206,7 @@ def test_two_trials_run_at_once_and_outlive_a_search_that_is_killed(project, mon
     done = tune(*arguments)
     assert done.exit_code == 0, done.output
     assert [f"killed-00{number}: taken up again" in done.output for number in (0, 1)] == [True, True]
-    settings = re.search(r"killed-001: its worker was killed; its settings are tried again (.*)", done.output)[1]
+    settings = re.search(r"killed-001: its worker is gone; its settings are tried again (.*)", done.output)[1]
     assert re.search(rf"killed-002: macro_f1 0\.\d+ {re.escape(settings)}", done.output)
     assert experiments("killed") == ["killed-000", "killed-002"]
     assert len(re.findall(r"^\| `killed-\d+` \| 0\.", done.output, re.MULTILINE)) == 2
@@ -228,7 +228,8 @@ def test_a_search_that_is_told_to_stop_ends_its_trials_and_goes_on_later(project
 
     done = tune(*arguments)
     assert done.exit_code == 0, done.output
-    assert experiments("stopped") == ["stopped-001-seed1", "stopped-001-seed2"], done.output
-    assert re.search(r"^\| `stopped-001-seed1` \| 0\.8304 ± 0\.0707 \| 0\.02 ", done.output, re.MULTILINE)
-    assert "the mean of 2 seeds; this takes the first\n\n  dvc exp apply stopped-001-seed1\n" in done.output
+    # Another number where DVC's worker, about to end since its queue was empty, took the trial along.
+    trial = re.search(r"^\| `(stopped-00[1-3])-seed1` \| 0\.8304 ± 0\.0707 \| 0\.02 ", done.output, re.MULTILINE)[1]
+    assert experiments("stopped")[-2:] == [f"{trial}-seed1", f"{trial}-seed2"], done.output
+    assert f"the mean of 2 seeds; this takes the first\n\n  dvc exp apply {trial}-seed1\n" in done.output
     run("git checkout -q tune.yaml", project)

@@ -106,8 +106,8 @@ def test_settings_whose_worker_is_killed_again_and_again_have_failed(make):
         tuner.propose()
         assert tuner.running[0].settings == {"lr": 1e-4, "model": "efficientnet_lite0"}
         tuner.lose(tuner.running[0], why)
-    assert "its worker was killed; its settings are tried again" in said[3]
-    assert said[4].startswith("tune-004: failed: its worker was killed, 3 times (lr 0.0001")
+    assert "its worker is gone; its settings are tried again" in said[3]
+    assert said[4].startswith("tune-004: failed: its worker is gone, 3 times (lr 0.0001")
     tuner.propose()
     assert tuner.running[0].settings["lr"] != 1e-4
     assert [each.number for each in searching.counted(tuner.study)] == [4, 5]

@@ -20,7 +20,7 @@ from petals.tune.study import complete, counted, names
 
 POLL = 1.0  # s between two looks
 REMIND = 10.0  # s after which a stage is told again to stop, or a queue that stands still gets its workers again
-KILLED = "its worker was killed"
+KILLED = "its worker is gone"
 LOSSES = 3  # workers of the same settings that are killed: then these have failed, by their need of memory perhaps
 HOPELESS = 3  # trials that fail, and none that did not, end a search
 
