@@ -206,14 +206,7 @@ def read_mapping(path: str | Path) -> dict[str, object]:
         raise PetalsError(f"{path}: not found; run from the top folder of the repository") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PetalsError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    try:
-        values = yaml.load(text, Loader=Yaml12Loader)
-    # ValueError: a number of 5,000 digits; the two others: a value that is not of the type of its tag, as `!!bool foo`.
-    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}: line {mark.line + 1}" if mark else path
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise PetalsError(f"{where}: not valid YAML: {problem}") from None
+    values = parse(text, path)
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"
         raise PetalsError(f"{path}: should be a mapping of one 'knob: value' a line, but is {found}")
@@ -221,6 +214,18 @@ def read_mapping(path: str | Path) -> dict[str, object]:
     if odd:
         raise PetalsError(f"{path}: {odd[0]!r} is not a name; put a knob's name before each colon")
     return values
+
+
+def parse(text: str, where: str | Path) -> object:
+    """What YAML 1.2 reads in `text`; raises PetalsError, which starts with `where`, for what is not YAML."""
+    try:
+        return yaml.load(text, Loader=Yaml12Loader)
+    # ValueError: a number of 5,000 digits; the two others: a value that is not of the type of its tag, as `!!bool foo`.
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}: line {mark.line + 1}" if mark else where
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise PetalsError(f"{line}: not valid YAML: {problem}") from None
 
 
 class Yaml12Loader(yaml.SafeLoader):

@@ -214,6 +214,53 @@ def test_a_trial_that_was_told_to_stop_is_still_hopeless_after_a_kill(make):
     assert tuner.running[0].hopeless and again.running[0].hopeless
 
 
+def test_a_trial_whose_last_score_was_the_last_thing_before_a_kill_is_settled(make):
+    whole, parts = make("whole"), make("parts")
+    whole.run(3, lambda done: None)
+    parts.run(1, lambda done: None)
+    parts.propose()
+    parts.settle = lambda run: None  # killed just there
+    parts.ended(parts.running[0], parts.running[0].name)
+    parts = make("parts")
+    parts.run(3, lambda done: None)
+    assert proposed(parts) == proposed(whole)
+    assert [each.value for each in searching.complete(parts.study)] == [
+        each.value for each in searching.complete(whole.study)
+    ]
+
+
+def test_the_best_so_far_goes_on_with_its_other_seeds_whatever_its_curve(make):
+    search = SPACE.model_copy(update={"seeds": [1, 2], "startup": 1})
+    tuner = make(search=search)
+    tuner.run(1, lambda done: None)
+    tuner.experiments.result = lambda commit, objective, curve: (2.0, {0: 0.0, 1: 0.0, 2: 0.0, 3: 2.0})
+    tuner.propose()
+    tuner.ended(tuner.running[0], tuner.running[0].name)
+    assert tuner.running[0].name == "tune-001-seed2" and not tuner.running[0].hopeless
+    again = make(search=search)
+    again.begin()
+    assert again.running[0].name == "tune-001-seed2" and not again.running[0].hopeless
+
+
+def test_an_experiment_may_slip_by_once_with_each_seed(make):
+    tuner = make(search=SPACE.model_copy(update={"seeds": [1, 2]}))
+    tuner.begin()
+    tuner.propose()
+    looks = iter([Seen({}, {}, {}), Seen({}, {}, {"tune-000-seed1": "a"}), Seen({}, {}, {})])
+    tuner.experiments.look = lambda: next(looks)
+    tuner.experiments.result = lambda commit, objective, curve: (0.5, {})
+    for _ in range(3):
+        tuner.watch()
+    assert [run.name for run in tuner.running] == ["tune-000-seed2"]
+
+
+def test_settings_to_start_from_are_tried_to_the_last_digit(make):
+    tuner = make(lr=6.125e-4)
+    tuner.run(2, lambda done: None)
+    first, second = (each["lr"] for each in proposed(tuner))
+    assert first == 6.125e-4 and second == float(f"{second:.3g}")
+
+
 @pytest.mark.parametrize("line", [b"garbage", b"\xff\xfe", b"[]", b"{}", b"3", b'{"op_code": 99, "worker_id": "x"}'])
 def test_a_damaged_study_is_one_line_with_its_name(tmp_path, line):
     path = tmp_path / "study.journal"

@@ -69,6 +69,8 @@ def test_the_space_of_this_repository_holds_its_own_settings():
         ({"curve": "../val/nll"}, "curve: should be one of plots/train, but is '../val/nll'"),
         ({"curve": "/val/nll"}, "curve: should be one of plots/train, but is '/val/nll'"),
         ({"direction": "up"}, "direction: "),
+        ({"direction": "minimize"}, "curve: val/macro_f1 is to maximize, but the objective to minimize"),
+        ({"curve": "val/nll"}, "curve: val/nll is to minimize, but the objective to maximize"),
         ({"trials": 3}, "trials: there is no such key"),
     ],
 )
@@ -97,6 +99,7 @@ def test_a_curve_that_lies_elsewhere_is_told_with_those_there_are(folder):
         ("lr=20", "-S lr=20: lr: should be less than or equal to 10, but is 20"),
         ("seed=3", "-S seed=3: the search sets it, to each of seeds: in tune.yaml; write it there"),
         ("epochs=many", "epochs: should be a valid integer, but is 'many'"),
+        ("epochs=!!bool many", "epochs: should be a valid integer, but is '!!bool many'"),
     ],
 )
 def test_a_setting_that_will_not_do_is_one_line(setting, said):
@@ -167,8 +170,11 @@ def test_only_what_trials_have_in_common_is_in_the_fingerprint(folder):
     assert fingerprint(search, values | {"epochs": 5}) != first
     assert fingerprint(search.model_copy(update={"seeds": [1, 2]}), values) != first
     (folder / "stages").mkdir()
-    (folder / "stages/train.py").write_text("another")
-    assert fingerprint(search, values) != first
+    for path in ("stages/train.py", f"{values['data']}.dvc"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("another")
+        former, first = first, fingerprint(search, values)
+        assert first != former
 
 
 def test_a_curve_is_read_up_to_its_last_whole_line():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,10 +120,15 @@ class Experiments:
         if info and alive(info.pid, "exec-run"):
             self.ended.pop(rev, None)
             return True
-        workers = Path(self.tasks.wdir).glob("dvc-exp-worker-*.pid")
-        if not any(alive(int(path.read_text() or 0), "queue-worker") for path in workers):
+        if not any(alive(pid, "queue-worker") for pid in self.workers()):
             return False
         return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < self.PATIENCE
+
+    def workers(self) -> Iterator[int]:
+        """The process numbers that DVC's workers have noted, some of them of workers that are no more."""
+        for path in Path(self.tasks.wdir).glob("dvc-exp-worker-*.pid"):
+            with contextlib.suppress(OSError, ValueError):  # just being written or removed
+                yield int(path.read_text())
 
     def stop(self, rev: str) -> None:
         """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed."""

@@ -132,7 +132,10 @@ class Tuner:
                     self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
                 continue
             run = self.make(trial, frozen.user_attrs["settings"])
-            run.hopeless = bool(frozen.intermediate_values) and trial.should_prune()
+            if len(run.scores) == len(run.names):  # it was killed before it could say so
+                self.settle(run)
+                continue
+            run.hopeless = not run.scores and bool(frozen.intermediate_values) and trial.should_prune()
             if run.name in known:
                 self.say(f"{run.name}: taken up again")
             else:
@@ -151,6 +154,9 @@ class Tuner:
         self.study.sampler = self.sampler(number)
         trial = self.study.ask()
         settings = self.search.suggest(trial)
+        settings |= {
+            knob: self.values[knob] for knob in settings if trial.params[knob] == self.values[knob]
+        }  # unrounded
         trial.set_user_attr("settings", settings)
         run = self.make(trial, settings)
         try:
@@ -172,6 +178,7 @@ class Tuner:
         )
 
     def enqueue(self, run: Running) -> None:
+        run.missed = 0
         seed = self.search.seeds[len(run.scores)]
         self.experiments.queue(run.name, self.values | run.settings | {"seed": seed})
         self.experiments.start(self.jobs)
@@ -190,6 +197,7 @@ class Tuner:
             elif run.name in seen.active:
                 self.follow(run, seen.active[run.name])
             elif run.name in seen.waiting:
+                run.missed = 0
                 if time.monotonic() - self.started > REMIND:
                     self.experiments.start(self.jobs)
                     self.started = time.monotonic()
@@ -238,11 +246,15 @@ class Tuner:
             if run.hopeless and not self.best_so_far(score):
                 self.prune(run)
                 return
+            run.hopeless = False
         run.scores.append(score)
         run.trial.set_user_attr("scores", run.scores)
         if len(run.scores) < len(run.names):
             self.enqueue(run)
             return
+        self.settle(run)
+
+    def settle(self, run: Running) -> None:
         mean = statistics.mean(run.scores)
         self.study.tell(run.trial, mean)
         self.leave(run, f"{self.search.objective.partition(':')[2]} {mean:.4f}")

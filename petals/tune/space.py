@@ -8,14 +8,14 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import optuna
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from petals import params
 from petals.errors import PetalsError
-from petals.params import KNOBS, Yaml12Loader, read_mapping
+from petals.params import KNOBS, parse, read_mapping
 
 CURVES = "plots/train"  # where train leaves the curves at its end
+BETTER = {"val/macro_f1": "maximize", "val/nll": "minimize", "train/loss": "minimize"}  # the way a curve should go
 Value = bool | int | float | str
 Settings = dict[str, Value]
 
@@ -119,8 +119,8 @@ def load_search(
         if knob == "seed":
             raise PetalsError(f"-S {setting}: the search sets it, to each of seeds: in {path}; write it there")
         try:
-            values[knob] = yaml.load(text, Loader=Yaml12Loader)
-        except yaml.YAMLError:
+            values[knob] = parse(text, "-S")
+        except PetalsError:
             values[knob] = text
     params.check(values, f"-S {' '.join(settings)}" if settings else knobs)
     try:
@@ -141,6 +141,11 @@ def load_search(
         found = sorted(each.relative_to(CURVES).with_suffix("").as_posix() for each in Path(CURVES).rglob("*.tsv"))
         hint = f"; there is {', '.join(found)}" if found else ""
         raise PetalsError(f"{path}: curve: should be one of {CURVES}, but is {search.curve!r}{hint}")
+    if BETTER.get(search.curve, search.direction) != search.direction:
+        raise PetalsError(
+            f"{path}: curve: {search.curve} is to {BETTER[search.curve]}, but the objective to {search.direction},"
+            " and the worst trials would be kept; take another curve, or none"
+        )
     file, files = search.objective.partition(":")[0], metric_files()
     if file not in files:
         raise PetalsError(f"{path}: objective: the pipeline has no metrics {file}; there is {', '.join(files)}")
@@ -208,14 +213,17 @@ def explain(error: ValidationError) -> str:
 
 
 def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.yaml") -> str:
-    """Hash what makes trials comparable: the search, the knobs it leaves alone, dvc.yaml and the code it names.
+    """Hash what makes trials comparable: search, knobs it leaves alone, dvc.yaml, the code it names, DVC's data.
 
     What a search sets is left out of the knobs, so that the best trial may be applied and the search still go on.
     """
     rest = {knob: value for knob, value in sorted(values.items()) if knob not in {*search.space, "seed"}}
     digest = hashlib.blake2b(json.dumps([search.model_dump(), rest], sort_keys=True).encode(), digest_size=16)
     stages = read_mapping(pipeline).get("stages", {})
-    for path in sorted({Path(pipeline), *(Path(dep) for stage in stages.values() for dep in stage.get("deps", []))}):
+    data = {Path(f"{values['data']}.dvc"), Path(f"data/weights/{values['pretrained']}.dvc")}
+    for path in sorted(
+        {Path(pipeline), *data, *(Path(dep) for each in stages.values() for dep in each.get("deps", []))}
+    ):
         if path.is_file():
             digest.update(repr(path.parts).encode() + hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
