@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from petals.draws import DrawsOfWholeBatch
+from petals.draws import SOURCES, DrawsOfWholeBatch
 from petals.operations import CutMix, DrawnOnly, RandomHue
 from petals.seeding import seed_for
 
@@ -50,15 +50,6 @@ class DrawsPerImage(TorchFunctionMode):
     So a view is the same whatever stands beside it in the batch. Any other source of chance is refused.
     """
 
-    REFUSED = frozenset(
-        getattr(owner, name)
-        for owner, names in (
-            (torch, "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson"),
-            (Tensor, "uniform_ normal_ random_ bernoulli bernoulli_ exponential_ multinomial"),
-        )
-        for name in names.split()
-    )
-
     def __init__(self, table: Tensor) -> None:
         super().__init__()
         self.table, self.used = table, 0
@@ -70,7 +61,7 @@ class DrawsPerImage(TorchFunctionMode):
             columns = self.table[:, self.used : self.used + count]
             self.used += count
             return columns.reshape(shape)  # raises where it is not N × count
-        if func in self.REFUSED:
+        if func in SOURCES:
             raise RuntimeError(f"a policy drew from {func.__name__}, which knows nothing of single images")
         return func(*args, **(kwargs or {}))
 
@@ -107,7 +98,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
 class BatchAugmentation:
     """What happens to each batch of training: the policy (where views are not rendered), flip, erasing, mixing.
 
-    The random numbers are torch's own; seed them by (seed, epoch, step) before each call.
+    The random numbers are torch's own; seed them by (seed, step) before each call.
     """
 
     def __init__(

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, check_names, skipped_note
 from petals.errors import PetalsError
-from petals.listing import composed, entries, read_classes, scan, shown
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+from petals.listing import IMAGES, composed, entries, read_classes, scan, shown
 
 _CHUNK = 256  # image files that one worker reads at a time
 
@@ -55,7 +53,7 @@ def open_folders(root: Path) -> Dataset:
         splits["val"] = _labelled(files, classes)
         skipped += others
     if "test" in present:
-        files, others = scan(root / "test", EXTENSIONS, root)
+        files, others = scan(root / "test", IMAGES, root)
         if not files:
             inside = "; it is unlabelled: move the images of its folders up into it" if others else ""
             raise PetalsError(f"{shown(root / 'test')}: no image in it; add some or remove the folder{inside}")
@@ -79,7 +77,7 @@ def _scan_classes(root: Path, folder: Path) -> tuple[dict[str, list[Path]], list
         name = composed(entry, entry.name)
         if name in files:
             raise PetalsError(f"{shown(folder)}: two folders have the name {name!r}; rename one")
-        files[name], others = scan(entry, EXTENSIONS, root)
+        files[name], others = scan(entry, IMAGES, root)
         if not files[name]:
             raise PetalsError(f"{shown(entry)}: the class has no image; add some or remove the folder ({LAYOUTS})")
         skipped += others

@@ -19,6 +19,8 @@ class Command(click.Command):
             raise
         except OSError as error:
             raise click.ClickException(refusal(error)) from None
+        except MemoryError:
+            raise click.ClickException("out of memory; close other programs, or try on a larger machine") from None
 
 
 def refusal(error: OSError, again: str = "try again") -> str:

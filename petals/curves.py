@@ -58,8 +58,8 @@ class Curves:
         if not self.keeps:
             return
         if kind is None:
-            # The rest of DVCLive's summary is evaluate's to say, or no score.
-            write_json(self.metrics, {"train": {"loss": self.live.summary["train"]["loss"]}})
+            # The rest of the history is evaluate's to say, or no score.
+            write_json(self.metrics, {"train": {"loss": self.history[-1]["train"]["loss"]}})
             with replacing(self.curves) as folder:
                 shutil.copytree(SCRATCH / "plots" / "metrics", folder)
         remove(SCRATCH)

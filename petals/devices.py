@@ -38,6 +38,7 @@ def set_up(device: str, threads: int) -> torch.device:
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without the import of a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # guards against bugs, at the cost of speed
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is asked for, and bf16 where speed is
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = device.partition(":")

@@ -7,6 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+# By which torch draws, but for torch.rand and F.dropout.
+SOURCES = frozenset(
+    getattr(owner, name)
+    for owner, names in (
+        (torch, "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson"),
+        (Tensor, "uniform_ normal_ random_ bernoulli bernoulli_ exponential_ multinomial"),
+        (F, "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d"),
+    )
+    for name in names.split()
+)
+
 
 class DrawsOfWholeBatch(TorchFunctionMode):
     """While active, a network that sees `rows` of a batch of `count` images draws as if it saw the batch.
@@ -14,16 +25,6 @@ class DrawsOfWholeBatch(TorchFunctionMode):
     So dropout and stochastic depth hit an image alike, whoever computes it. The first dimension of whatever draws must
     be the images; any other source of chance is refused with RuntimeError. Kornia's augmentations draw so as well.
     """
-
-    REFUSED = frozenset(
-        getattr(owner, name)
-        for owner, names in (
-            (torch, "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson"),
-            (Tensor, "uniform_ normal_ random_ bernoulli exponential_ multinomial"),
-            (F, "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d"),
-        )
-        for name in names.split()
-    )
 
     def __init__(self, rows: slice | Tensor, count: int) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class DrawsOfWholeBatch(TorchFunctionMode):
         if func is Tensor.bernoulli_:
             drawn, *chance = args
             return drawn.copy_(drawn.new_empty(self.whole(drawn.shape)).bernoulli_(*chance, **kwargs)[self.rows])
-        if func in self.REFUSED:
+        if func in SOURCES:
             raise RuntimeError(f"a network drew from {func.__name__}, which knows nothing of parts of a batch")
         return func(*args, **kwargs)
 

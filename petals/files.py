@@ -14,13 +14,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move what is written there onto `path` when all went well.
 
     The block may make a file or a folder. If it raises, the temporary is removed and `path` stays as it was.
-    A leftover of an earlier process that was killed is cleared first.
+    What an earlier process that was killed has left is cleared first; a folder that it had moved aside comes back.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, former = (path.with_name(f".{path.name}.{word}") for word in ("partial", "former"))
     remove(partial)
-    remove(former)
+    put_back(former, path)
     try:
         yield partial
         if os.path.lexists(path) and (partial.is_dir() or (partial.exists() and path.is_dir())):
@@ -28,9 +28,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     except BaseException:
         remove(partial)
-        if os.path.lexists(former):
-            os.replace(former, path)
+        put_back(former, path)
         raise
+    remove(former)
+
+
+def put_back(former: Path, path: Path) -> None:
+    """Move the folder `former` back to `path`; where there is another by now, delete it."""
+    if os.path.lexists(former) and not os.path.lexists(path):
+        os.replace(former, path)
     remove(former)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from petals.errors import PetalsError
 
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # extensions of what petals.images decodes
 IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # DVC links to there with cache.type symlink
 
 

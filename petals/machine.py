@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import torch
 
+from petals import checkpoint
 from petals.commands import Command
 from petals.errors import PetalsError
 from petals.params import read_mapping
@@ -16,7 +17,8 @@ from petals.tables import write_json
 
 RECORD = "machine.json"
 LOCK = "dvc.lock"
-LIBRARIES = ("torch", "numpy", "kornia", "kornia_rs", "simplejpeg", "pillow", "onnx", "onnxscript", "onnxruntime")
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
+LIBRARIES = (*checkpoint.LIBRARIES, "kornia_rs", "simplejpeg", "pillow", "safetensors", *EXPORT)
 FLAGS = ("fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")  # that PyTorch's kernels choose by
 
 

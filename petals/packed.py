@@ -120,12 +120,17 @@ def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta
 
     `meta` must hold `classes` and `image_size`; `count` is added.
     """
-    array = io.BytesIO()  # where np.save writes to a full disk itself, its error does not say so
-    np.save(array, np.asarray(labels, np.int64))
-    (folder / "labels.npy").write_bytes(array.getvalue())
+    save_array(folder / "labels.npy", np.asarray(labels, np.int64))
     write_text(folder / "ids.json", json.dumps(list(ids), ensure_ascii=False, indent=0) + "\n")
     meta = {**meta, "count": len(ids)}
     write_text(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=2) + "\n")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As np.save; but a full disk is an OSError that says so."""
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getvalue())
 
 
 def move_rows(folder: Path, rows: np.ndarray, other: Path) -> None:

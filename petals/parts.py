@@ -6,7 +6,6 @@ N × 16, of which each names an image. The stage without --part takes what it fi
 
 import hashlib
 import importlib.metadata
-import io
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from petals.errors import PetalsError
-from petals.packed import Shards
+from petals.packed import Shards, save_array
 
 KEY_BYTES = 16
 # Another version of which may change a pixel.
@@ -71,9 +70,7 @@ def versions() -> bytes:
 
 
 def save_keys(folder: Path, keys: Sequence[bytes]) -> None:
-    array = io.BytesIO()  # as in petals.packed: a full disk is an OSError
-    np.save(array, np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES))
-    (folder / "keys.npy").write_bytes(array.getvalue())
+    save_array(folder / "keys.npy", np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES))
 
 
 class Parts:

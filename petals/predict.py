@@ -12,9 +12,8 @@ from petals.commands import Command
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
-from petals.listing import shown
+from petals.listing import IMAGES, shown
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 16
 TOP = 5
 
@@ -29,7 +28,7 @@ def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
         found = sorted(
             each
             for each in path.rglob("*")
-            if each.suffix.lower() in EXTENSIONS and not is_hidden(each.relative_to(path)) and each.is_file()
+            if each.suffix.lower() in IMAGES and not is_hidden(each.relative_to(path)) and each.is_file()
         )
         yield from found or [PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")]
 

@@ -46,6 +46,10 @@ class TrainingImages:
         if len(self.images) != self.versions * len(self.split) or len(sizes) > 1:
             raise PetalsError(f"{augmented}: its views are not those of {prepared}; run dvc repro augment")
 
+    def steps(self, batch_size: int) -> int:
+        """The number of steps of an epoch."""
+        return self.passes * max(1, len(self.split) // batch_size)
+
     def order(self, epoch: int, batch_size: int) -> list[Step]:
         """The steps of `epoch`; the incomplete batch at the end of a pass is left for another order."""
         steps = []

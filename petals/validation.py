@@ -1,4 +1,4 @@
-"""What training does with the validation split: it is watched, and at the end one number is fitted to it."""
+"""What training does with the validation split: it is watched, and at the end a temperature is fitted to it."""
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ def calibrate(
 ) -> str:
     """Raise the answers of `net` for rare classes in the bias of its head, and set its temperature.
 
-    That is the number `given`, or, where it is "fit", fitted to `val`. Where `train` holds the images of `val` too,
+    That is the number `given`, or, where it is "fit", fitted to `val`: once to adjust by, and once more to the adjusted
+    answers. Where `train` holds the images of `val` too,
     nothing unseen is left to fit it to: the adjustment goes by the temperature of `train`, and that of `net` stays 1.
     Says in a line what was done.
     """

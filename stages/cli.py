@@ -18,8 +18,10 @@ from petals.params import StageParams
 
 # torchrun numbers the processes of a run: the first speaks, writes, and keeps other stages out of the folder.
 PROCESSES, MAIN = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("RANK", "0") == "0"
-# As Python, torch on a GPU, and torch on a processor put it.
-OUT_OF_MEMORY = re.compile("MemoryError|OutOfMemory|out of memory|not enough memory|can't allocate memory")
+# As Python, torch on a GPU, torch on a processor, and ONNX Runtime put it.
+OUT_OF_MEMORY = re.compile(
+    "MemoryError|OutOfMemory|out of memory|not enough memory|can't allocate memory|Failed to allocate memory"
+)
 
 
 class StageCommand(click.Command):
@@ -48,7 +50,7 @@ class StageCommand(click.Command):
             raise failure(
                 "a worker process was killed, most likely for want of memory; --workers 1 needs the least"
             ) from None
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:  # ONNX Runtime's have no other class in common
             if OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
                 raise failure(f"out of memory; {self.sparing}") from None
             if PROCESSES > 1 and (lost := other_processes().lost(error)):

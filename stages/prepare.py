@@ -90,7 +90,8 @@ def main(
                 f"that is {found / images:.0%} of them; look at {duplicates_csv}: copies, or others that look alike?"
             )
     train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
-    if absent := [name for name, count in zip(dataset.classes, train, strict=True) if not count]:
+    learnable = class_counts(np.concatenate([packed[split].labels for split in learnt]), dataset.classes)
+    if absent := [name for name, count in zip(dataset.classes, learnable, strict=True) if not count]:
         click.echo(f"no training image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; add some")
     write_json(card, data_card(dataset.classes, packed, pairs, found if params.drop_leaks else 0))
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))

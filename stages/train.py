@@ -35,14 +35,15 @@ from stages.cli import Interrupt, progress, stage
 def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
     """Fit the classifier to the images of TRAIN and their views in AUGMENTED. VAL is watched, and decides no weight.
 
-    At the end one number is fitted to VAL, the temperature of the probabilities, by which rare classes are adjusted
-    too; or params.yaml gives it. Where TRAIN holds the images of VAL too (`final: true`), nothing is watched, and
-    without a given temperature that of the probabilities stays 1, and rare classes are adjusted by that of TRAIN.
+    At the end the temperature of the probabilities is fitted to VAL, twice: rare classes are adjusted by the first, and
+    the second is that of the adjusted answers. Or params.yaml gives it. Where TRAIN holds the images of VAL too
+    (`final: true`), nothing is watched, and without a given temperature that of the probabilities stays 1, and rare
+    classes are adjusted by that of TRAIN.
 
     It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
-    Writes the weights to MODEL (.safetensors) with a .json beside it that says how to use them, the last
-    values of the curves to METRICS (JSON), and the curves to the folder CURVES (TSV).
+    Writes the weights to MODEL (.safetensors) with a .json beside it that says how to use them, the last training loss
+    to METRICS (JSON), and the curves to the folder CURVES (TSV).
 
     A run that was killed goes on from its last checkpoint, and ends in the same bytes.
 
@@ -51,14 +52,16 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     params = load_params(TrainParams)
     device = set_up(distributed.local_device(params.device), params.threads)
     group = distributed.join(device)
-    if params.precision == "auto":
-        click.echo("precision: auto is {}, since {}".format(*choose_precision(device)))
+    precision = params.precision
+    if precision == "auto":
+        precision, why = choose_precision(device)
+        click.echo(f"precision: auto is {precision}, since {why}")
     data = TrainingImages(train, augmented, params.seed)
     if data.give_to(device, room_for_data(device)):
         click.echo(f"all images are in the memory of {device}")
     watched = PackedSplit(val)
     # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
-    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
+    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device), "precision": precision}
     key = checkpoint.fingerprint(settings, [train, val, augmented, pretrained])
     group.check(key)
 
@@ -70,8 +73,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
 
     data.balance = params.balance
     # Of few images an epoch is several passes, as are the warm-up and the time between two looks at the validation.
-    data.passes = max(1, params.min_steps // (params.epochs * len(data.order(0, params.batch_size))))
-    steps_per_epoch = len(data.order(0, params.batch_size))
+    data.passes = max(1, params.min_steps // (params.epochs * data.steps(params.batch_size)))
+    steps_per_epoch = data.steps(params.batch_size)
     epochs = max(params.epochs, math.ceil(params.min_steps / steps_per_epoch))
     steps = epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)

@@ -120,18 +120,27 @@ def test_one_is_due_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch):
     assert checkpoint.EVERY_SECONDS < 60
 
 
-def test_finished_and_broken_ones_are_discarded_and_others_kept():
-    for key, step in (("half", 5), ("done", STEPS), ("broken", 3)):
-        Run(key).checkpoint.save({"step": step, "steps": STEPS})
+def test_those_whose_model_dvc_has_and_broken_ones_are_discarded_and_others_kept():
+    Path("dvc.lock").write_text("md5: abc")
+    for key, progress in (
+        ("half", {"step": 5}),
+        ("done", {"step": STEPS, "md5": "abc"}),
+        ("unwritten", {"step": STEPS}),  # stopped after its last step, before it wrote its model
+        ("broken", {"step": 3}),
+    ):
+        Run(key).checkpoint.save(progress | {"steps": STEPS})
     (STATE / "train-broken.safetensors").write_bytes(b"\x00")
     (STATE / "notes.txt").write_text("not ours to remove")
     discard_finished()
-    assert sorted(path.name for path in STATE.iterdir()) == ["notes.txt", "train-half.safetensors"]
+    assert sorted(path.name for path in STATE.iterdir()) == [
+        "notes.txt", "train-half.safetensors", "train-unwritten.safetensors",
+    ]  # fmt: skip
 
 
 def test_the_latest_three_that_can_be_gone_on_from_are_kept():
+    Path("dvc.lock").write_text("md5: done")
     for age, (key, step) in enumerate((("done", STEPS), ("c", 1), ("b", 2), ("broken", 3), ("a", 4), ("old", 5))):
-        Run(key).checkpoint.save({"step": step, "steps": STEPS})
+        Run(key).checkpoint.save({"step": step, "steps": STEPS, "md5": key})
         path = STATE / f"train-{key}.safetensors"
         if key == "broken":
             path.write_bytes(b"")

@@ -66,6 +66,18 @@ def test_a_folder_is_there_whole_whenever_it_is_interrupted(tmp_path: Path, monk
     assert names(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_a_kill_left_moved_aside_comes_back(tmp_path: Path, again: bool):
+    path = tmp_path / "out"
+    write_text(tmp_path / ".out.former" / "old", "")
+    if again:  # the new one was in its place, and the former not yet deleted
+        write_text(path / "new", "")
+    with pytest.raises(ValueError), replacing(path) as partial:
+        write_text(partial / "newer", "")
+        raise ValueError
+    assert names(tmp_path) == ["out"] and names(path) == ["new" if again else "old"]
+
+
 @pytest.mark.parametrize("name", ["out", "folder/out"])
 def test_nothing_written_is_an_error_and_leaves_what_was_there(tmp_path: Path, name: str):
     write_text(tmp_path / name, "old")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY
@@ -124,6 +125,17 @@ def test_all_five_with_the_policy_online(folder):
     assert card()["images"] == {"train": 24, "val": 9, "test": 4}
     for picture_file in ("plots/augmentation.png", "plots/mistakes.png"):
         assert Path(picture_file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkpoint_of_another_precision_is_not_taken_up(trained, monkeypatch):
+    """`precision: auto` is bf16 on one processor and fp32 on another of the same capability."""
+    keys = []
+    monkeypatch.setattr(train.checkpoint, "fingerprint", lambda settings, inputs: keys.append(settings) or "key")
+    for has_tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has_tiles=has_tiles: has_tiles)
+        knobs(precision="auto")
+        done(train, *TRAIN)
+    assert [each["precision"] for each in keys] == ["bf16", "fp32"]
 
 
 def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
@@ -394,6 +406,17 @@ def test_a_class_without_training_images_is_told_and_gets_nothing(folder):
         file.write("zinnia\n")
     assert "no training image of zinnia; add some" in done(prepare, "data/tiny", *PREPARE)
     assert card()["imbalance"] == 1.0
+
+
+def test_a_class_whose_only_images_are_in_val_is_learnt_by_a_final_run(folder):
+    tiny_records(folder / "data/tiny")
+    for path in (folder / "data/tiny").rglob("train/*.tfrec"):
+        others = [record for _, record in read_records(path) if decode_example(record)["class"][0] != 0]
+        path.unlink()
+        write_records(path.with_name(f"{path.name[:2]}-40x40-{len(others)}.tfrec"), others)
+    assert "no training image of crocus; add some" in done(prepare, "data/tiny", *PREPARE)
+    knobs(final=True)
+    assert "no training image" not in done(prepare, "data/tiny", *PREPARE)
 
 
 def test_many_near_duplicates_of_unseen_images_are_worth_a_look(folder):
