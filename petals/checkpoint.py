@@ -148,7 +148,8 @@ class Checkpoint:
                 content = self.path.read_bytes()
         except (FileNotFoundError, SafetensorError):
             return b""
-        return b"" if in_dvcs_hands(progress_in(content)) else content
+        done = progress_in(content).get("md5")
+        return b"" if done and LOCK.is_file() and done in LOCK.read_text(encoding="utf-8") else content
 
 
 def progress_in(content: bytes) -> dict:
@@ -157,14 +158,8 @@ def progress_in(content: bytes) -> dict:
     return json.loads(header["__metadata__"]["progress"])
 
 
-def in_dvcs_hands(progress: dict) -> bool:
-    """Whether dvc.lock names the model that a run ended with."""
-    done = progress.get("md5")
-    return bool(done) and LOCK.is_file() and done in LOCK.read_text(encoding="utf-8")
-
-
 def discard_finished() -> None:
-    """Remove the checkpoints of runs whose result is in DVC's hands, and all but three others."""
+    """Remove the checkpoints of runs that have written their model, and all but three others."""
     latest = sorted(STATE.glob("train-*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     unfinished = [path for path in latest if not is_finished(path)]
     for path in {*latest} - {*unfinished[:KEPT]}:
@@ -172,9 +167,9 @@ def discard_finished() -> None:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether there is nothing to go on with in the checkpoint at `path`: DVC has its result, or it is not whole."""
+    """Whether there is nothing to go on with in the checkpoint at `path`: its model is written, or it is not whole."""
     try:
         with safe_open(path, "pt") as file:
-            return in_dvcs_hands(json.loads(file.metadata()["progress"]))
+            return "md5" in json.loads(file.metadata()["progress"])
     except SafetensorError:
         return True
