@@ -24,11 +24,6 @@ ORIGINAL = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 LONGEST = ("pipeline", "experiments", "onnx_export", "soak", "stages", "remote", "interrupt", "verify", "sample")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: a quarter of the tests' time is spent waiting for DVC's workers and for servers."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no worker is left with one of them while the others idle."""
     order = [f"test_{name}" for name in LONGEST]
