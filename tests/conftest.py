@@ -21,7 +21,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it that 
 
 REPOSITORY = Path(__file__).parents[1]
 ORIGINAL = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
-LONGEST = ("pipeline", "experiments", "onnx_export", "soak", "stages", "remote", "interrupt", "verify", "sample")
+LONGEST = (
+    *("experiments", "pipeline", "onnx_export", "stages", "tune", "soak", "remote", "serving", "interrupt", "docker"),
+    *("sample", "distributed", "serving_page"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
