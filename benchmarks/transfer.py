@@ -28,20 +28,19 @@ def one_file_an_image(folder: Path) -> Path:
 
 
 def clone(root: Path, port: int, data: Path, copies: int) -> tuple[Path, dict[str, str]]:
-    """A repository with `data` in DVC's hands, and the bucket as its remote."""
+    """A repository with `copies` of `data`, and for each a remote in the bucket, which has nothing of it yet."""
     root.mkdir()
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=root, check=True)
     variables = isolate(root) | ENVIRONMENT
     with (root / ".dvc" / "config.local").open("a", encoding="utf-8") as config:
-        config.write(
-            f"[core]\n    remote = bucket\n['remote \"bucket\"']\n    url = gs://{bucket.BUCKET}/{root.name}\n"
-            f"    endpointurl = http://{bucket.HOST}:{port}\n    allow_anonymous_login = true\n    verify = true\n"
-        )
-    for number in range(copies):  # pushed once each, since what the bucket has is not sent again
-        copy = root / f"data{number}"
-        shutil.copytree(data, copy)
-        (copy / "turn").write_text(f"{number}")
+        for number in range(copies):
+            config.write(
+                f"['remote \"data{number}\"']\n    url = gs://{bucket.BUCKET}/{root.name}/{number}\n"
+                f"    endpointurl = http://{bucket.HOST}:{port}\n    allow_anonymous_login = true\n    verify = true\n"
+            )
+    for number in range(copies):
+        shutil.copytree(data, root / f"data{number}")
     return root, variables
 
 
@@ -50,12 +49,12 @@ def there_and_back(root: Path, variables: dict[str, str], number: int) -> float:
     name = f"data{number}"
     run(root, variables, "add", name)
     began = time.perf_counter()
-    run(root, variables, "push", name)
+    run(root, variables, "push", "--remote", name, name)
     spent = time.perf_counter() - began
     remove(root / ".dvc" / "cache")
     remove(root / name)
     began = time.perf_counter()
-    run(root, variables, "pull", name)
+    run(root, variables, "pull", "--remote", name, name)
     return spent + time.perf_counter() - began
 
 

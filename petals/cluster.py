@@ -30,7 +30,7 @@ from petals.tune.space import known
 
 DVC = (sys.executable, "-m", "dvc")
 MARK = "${launch}"  # how the command of a stage starts that takes several machines
-RESULTS = ("dvc.lock", "params.yaml", "metrics", "plots")
+RESULTS = ("dvc.lock", "machine.json", "params.yaml", "metrics", "plots")
 
 
 def place(cluster_spec: str) -> dict[str, str]:
@@ -82,20 +82,26 @@ def lead(overrides: Sequence[str], push: bool) -> None:
         run(sys.executable, "-m", "petals.remote", "check")
     with nullcontext() if alone else announcing(list(shared_commands())):
         run(*DVC, "exp", "run", "--pull", *settings)
-    if "AIP_MODEL_DIR" in os.environ:
-        keep_results(os.environ["AIP_MODEL_DIR"])
-    if push:
-        run(sys.executable, "-m", "petals.remote", "push")
+    run(sys.executable, "-m", "petals.machine", "--record")
+    try:
+        if "AIP_MODEL_DIR" in os.environ:
+            keep_results(os.environ["AIP_MODEL_DIR"])
+    finally:  # the one should not cost the other
+        if push:
+            run(sys.executable, "-m", "petals.remote", "push")
 
 
 def keep_results(address: str) -> None:
-    """Copy what git keeps of a run to `address`, a folder here or in a bucket."""
-    files, folder = fsspec.core.url_to_fs(address.rstrip("/"))
-    for name in filter(os.path.exists, RESULTS):
-        for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
-            target = f"{folder}/{Path(path).as_posix()}"
-            files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            files.put_file(str(path), target)
+    """Copy what git keeps of a run to `address`, a folder here or in a bucket; PetalsError where that cannot be."""
+    try:
+        files, folder = fsspec.core.url_to_fs(address.rstrip("/"))
+        for name in filter(os.path.exists, RESULTS):
+            for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
+                target = f"{folder}/{Path(path).as_posix()}"
+                files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                files.put_file(str(path), target)
+    except Exception as error:  # each file system has its own
+        raise PetalsError(f"AIP_MODEL_DIR: {address} cannot be written to: {error}") from None
     click.echo(f"{', '.join(RESULTS)} are in {address}")
 
 
@@ -161,7 +167,11 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
         check_place()
         load_params(PipelineParams)
         with TemporaryDirectory() as folder:
-            set_params(overrides, shutil.copy("params.yaml", folder))
+            copy = shutil.copy("params.yaml", folder)
+            set_params(overrides, copy)
+            launch = str(read_mapping(copy)["launch"])
+        if os.environ.get("PET_NNODES", "1") != "1" and not launch.startswith("torchrun"):
+            raise PetalsError(f'launch: {launch!r} starts on one machine alone; add -S launch="torchrun -m"')
         if os.environ.get("PET_NODE_RANK", "0") == "0":
             lead(overrides, push)
         else:

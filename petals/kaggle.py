@@ -28,14 +28,13 @@ from kagglesdk.competitions.types.competition_api_service import (
 
 from petals.commands import Command
 from petals.errors import PetalsError
-from petals.files import remove
-from petals.flowers import CLASS_NAMES
+from petals.files import remove, replacing
+from petals.flowers import CLASS_NAMES, SPLIT_SIZES
 from petals.listing import shown
 from petals.tfrecord import read_records
 
 COMPETITION = "tpu-getting-started"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
-COUNTS = {"train": 12_753, "val": 3_712, "test": 7_382}
 SAMPLE_SUBMISSION = "sample_submission.csv"
 
 _RECORDS = re.compile(r"tfrecords-jpeg-(\d+)x\1/(train|val|test)/\d+-\1x\1-(\d+)\.tfrec")
@@ -52,7 +51,7 @@ def download(
     out: str | Path,
     size: int | None = None,
     say: Callable[[str], object] = lambda line: None,
-    counts: Mapping[str, int] = COUNTS,
+    counts: Mapping[str, int] = SPLIT_SIZES,
 ) -> list[int]:
     """Bring the competition's record files of `size` pixels, or of every size, into `out`; the sizes.
 
@@ -60,7 +59,7 @@ def download(
     connection that is cut leaves `out` as it was, and the next call goes on from there. Raises PetalsError if
     Kaggle does not give them, or if they are not as many images a split as `counts` says.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # where it is a link, files wait on the same disk as what it leads to
     waiting = out.with_name(f".{out.name}.partial")
     listed = _listed()
     records = {name: tuple(map(int, match.group(1, 3))) for name in listed if (match := _RECORDS.fullmatch(name))}
@@ -82,8 +81,8 @@ def download(
     out.mkdir(parents=True, exist_ok=True)
     brought = {name.partition("/")[0] for name in wanted} | {SAMPLE_SUBMISSION}
     for entry in [each for each in waiting.iterdir() if each.name in brought]:
-        remove(out / entry.name)
-        entry.replace(out / entry.name)
+        with replacing(out / entry.name) as partial:
+            entry.replace(partial)
     if not any(waiting.iterdir()):  # else a part of another size is there, to go on from
         waiting.rmdir()
     return sizes if size is None else [size]
@@ -146,7 +145,7 @@ def _asking() -> Iterator[None]:
         raise PetalsError(f"{' '.join(str(error).split())}; {_TOKEN}") from None
 
 
-def wanted_ids(data: str | Path, prepared: str | Path, count: int = COUNTS["test"]) -> list[str]:
+def wanted_ids(data: str | Path, prepared: str | Path, count: int = SPLIT_SIZES["test"]) -> list[str]:
     """The ids that Kaggle wants an answer for: of its sample submission in `data`, else of the split `prepared`."""
     sample, ids = Path(data) / SAMPLE_SUBMISSION, Path(prepared) / "ids.json"
     if sample.is_file():
@@ -231,7 +230,9 @@ def submit(path: str | Path, message: str) -> str:
         start.competition_name, start.file_name = COMPETITION, Path(path).name
         start.content_length, start.last_modified_epoch_seconds = len(data), int(Path(path).stat().st_mtime)
         place = kaggle.competitions.competition_api_client.start_submission_upload(start)
-        requests.put(place.create_url, data=data, timeout=60).raise_for_status()
+        sent = requests.put(place.create_url, data=data, timeout=60)
+        if not sent.ok:  # not Kaggle's own word, but its storage's
+            raise PetalsError(f"Kaggle's storage refuses the file (HTTP {sent.status_code}); run submit again")
         send = ApiCreateSubmissionRequest()
         send.competition_name, send.blob_file_tokens, send.submission_description = COMPETITION, place.token, message
         return kaggle.competitions.competition_api_client.create_submission(send).message
@@ -254,7 +255,7 @@ def main() -> None:
 def download_command(size: int | None, out: Path) -> None:
     """Bring the competition's data and check that it is complete."""
     sizes = download(out, size, click.echo)
-    click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in COUNTS.items())} images", nl=False)
+    click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in SPLIT_SIZES.items())} images", nl=False)
     click.echo(f" at {', '.join(map(str, sizes))} px. Next:")
     click.echo(f"  dvc add {out}\n  dvc push {out}.dvc\n  dvc exp run -S data={out}")
 

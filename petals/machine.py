@@ -19,7 +19,10 @@ RECORD = "machine.json"
 LOCK = "dvc.lock"
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
 LIBRARIES = (*checkpoint.LIBRARIES, "kornia_rs", "simplejpeg", "pillow", "safetensors", *EXPORT)
-FLAGS = ("fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")  # that PyTorch's kernels choose by
+FLAGS = (  # that the kernels of PyTorch and ONNX Runtime choose by
+    *("fma", "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "sve"),
+)
 
 
 def fingerprint(root: str | Path = ".") -> dict[str, str | int]:

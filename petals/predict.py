@@ -86,7 +86,7 @@ def named(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tupl
 @click.argument("images", nargs=-1, required=True, type=click.Path(), callback=named, metavar="IMAGE...")
 @click.option("--model", type=click.Path(path_type=Path), default="models/model.onnx", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an image and line: image, predictions.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the processor.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of the processor.")
 @click.pass_context
 def main(context: click.Context, images: tuple[Path, ...], model: Path, as_json: bool, threads: int) -> None:
     """Name the five likeliest classes of each IMAGE, a file or a folder with images in it or below.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -109,9 +110,9 @@ def fetch_data(checkout: Path, clone: Path, environment: dict[str, str]) -> None
     missing = [path for path in inputs if not (clone / path).exists()]
     if not missing:
         return
-    cache = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=checkout, capture_output=True, text=True, check=True
-    )
+    cache = dvc(checkout, dict(os.environ), "cache", "dir", capture_output=True)
+    if cache.returncode:
+        raise PetalsError(f"dvc cache dir: {' '.join(cache.stderr.split())}")
     dvc(clone, environment, "remote", "add", "--quiet", "--local", "checkout", cache.stdout.strip())
     for path in missing:
         if dvc(clone, environment, "pull", "--quiet", "--remote", "checkout", path, capture_output=True).returncode:

@@ -42,6 +42,7 @@ def ran(tmp_path: Path, monkeypatch) -> list[list[str]]:
 
 
 CHECK, PUSH = ([sys.executable, "-m", "petals.remote", command] for command in ("check", "push"))
+RECORD = [sys.executable, "-m", "petals.machine", "--record"]
 
 
 def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_path):
@@ -50,12 +51,13 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
     Path("metrics/evaluate.json").write_text("{}")
     done = CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m", "--push"])
     assert done.exit_code == 0, done.output
-    assert ran == [CHECK, [sys.executable, "-m", "dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"], PUSH]
+    trained = [sys.executable, "-m", "dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"]
+    assert ran == [CHECK, trained, RECORD, PUSH]
     kept = {str(path.relative_to(tmp_path / "bucket")) for path in (tmp_path / "bucket").rglob("*") if path.is_file()}
     assert kept == {"params.yaml", "metrics/evaluate.json"}
 
 
-@pytest.mark.parametrize(("fails", "begun", "kept"), [("check", 1, False), ("push", 3, True)])
+@pytest.mark.parametrize(("fails", "begun", "kept"), [("check", 1, False), ("push", 4, True)])
 def test_a_bucket_that_is_shut_is_told_before_the_run_and_costs_no_scores(
     ran, monkeypatch, tmp_path, fails: str, begun: int, kept: bool
 ):
@@ -68,6 +70,23 @@ def test_a_bucket_that_is_shut_is_told_before_the_run_and_costs_no_scores(
     monkeypatch.setenv("AIP_MODEL_DIR", str(tmp_path / "bucket"))
     done = CliRunner().invoke(cluster.main, ["--push"])
     assert (done.exit_code, len(ran), (tmp_path / "bucket/params.yaml").exists()) == (1, begun, kept)
+
+
+def test_results_that_cannot_be_kept_are_a_line_and_cost_no_model(ran, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("AIP_MODEL_DIR", str(tmp_path / "file/bucket"))
+    done = CliRunner().invoke(cluster.main, ["--push"])
+    assert done.exit_code == 1 and ran[-1] == PUSH
+    assert done.output.startswith(f"Error: AIP_MODEL_DIR: {tmp_path}/file/bucket cannot be written to: ")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_several_machines_need_a_launch_for_several(ran, monkeypatch, rank: str):
+    for name, value in {"NNODES": "2", "NODE_RANK": rank, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(f"PET_{name}", value)
+    done = CliRunner().invoke(cluster.main, ["-S", "lr=1e-4"])
+    assert done.output == "Error: launch: 'python -m' starts on one machine alone; add -S launch=\"torchrun -m\"\n"
+    assert not ran
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

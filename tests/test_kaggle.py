@@ -47,6 +47,7 @@ class Kaggle(http.server.ThreadingHTTPServer):
         self.files = files
         self.refusal: int | None = None  # answer everything with this
         self.cut: str | None = None  # break off in the middle of this file
+        self.storage = 200  # what the storage of submissions answers
         self.given: list[str] = []
         self.uploaded = b""
         self.submission: dict[str, object] = {}
@@ -114,7 +115,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.server.uploaded = self.body()
-        self.answer(200, b"")
+        self.answer(self.server.storage, b"")
 
 
 @pytest.fixture
@@ -250,6 +251,21 @@ def test_a_cut_connection_leaves_nothing_and_the_next_call_goes_on(server):
     assert [path.name for path in Path("data").iterdir()] == ["petals"]
 
 
+def test_files_wait_on_the_disk_that_a_link_leads_to(server, tmp_path):
+    """A move from one disk to another is a copy, which can fail when the former files are gone."""
+    Path("data").mkdir()
+    (tmp_path / "disk/photographs").mkdir(parents=True)
+    Path("data/petals").symlink_to(tmp_path / "disk/photographs")
+    server.cut = "tfrecords-jpeg-192x192/train/01-192x192-4.tfrec"
+    with pytest.raises(PetalsError, match="the connection to Kaggle broke"):
+        kaggle.download("data/petals", 192, counts=COUNTS)
+    assert [path.name for path in Path("data").iterdir()] == ["petals"]
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == [".photographs.partial", "photographs"]
+    kaggle.download("data/petals", 192, counts=COUNTS)
+    assert Path("data/petals").is_symlink() and contents(Path("data/petals")).keys() <= server.files.keys()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["photographs"]
+
+
 def test_what_was_brought_of_another_size_waits_and_replaces_nothing(server):
     kaggle.download("data/petals", 192, counts=COUNTS)
     whole = contents(Path("data/petals"))
@@ -302,6 +318,15 @@ def test_a_checked_submission_is_sent(server, monkeypatch):
     assert server.uploaded == path.read_bytes()
     assert server.submission["blobFileTokens"] == "blob"
     assert server.submission["submissionDescription"] == "warmer colours"
+
+
+def test_storage_that_refuses_is_not_taken_for_rules_that_were_not_accepted(server, monkeypatch):
+    answers()
+    server.storage = 403
+    monkeypatch.setattr(kaggle, "wanted_ids", lambda data, prepared: IDS)
+    code, lines = run("submit", "--message", "x")
+    assert (code, lines) == (1, ["Error: Kaggle's storage refuses the file (HTTP 403); run submit again"])
+    assert server.submission == {}
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,13 @@ def test_an_image_that_cannot_be_built_hands_nothing_on(stand_in, tmp_path):
     assert not output.exists()
 
 
+def test_an_image_whose_digest_is_not_to_be_had_hands_nothing_on(stand_in, tmp_path):
+    stand_in("docker", {" build ": b""})  # the look-up fails
+    output = tmp_path / "output"
+    assert bash("build-image.sh", TARGET="serve", GITHUB_OUTPUT=str(output), **GITHUB, **CLOUD).returncode != 0
+    assert not output.exists()
+
+
 def test_the_registry_gets_a_token_that_is_on_no_command_line(stand_in):
     stand_in("gcloud", {"auth print-access-token": b"secret"})
     docker = stand_in("docker")
@@ -198,6 +205,14 @@ def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
 def test_cloud_run_refuses_to_hold_traffic_where_no_revision_is_ready_so_it_is_not_asked_to(stand_in, tmp_path, ready):
     """There is no service yet, or one whose first revision did not come up."""
     assert "--no-traffic" not in deploy(stand_in, tmp_path, ready)
+
+
+def test_nothing_is_deployed_where_it_cannot_be_known_whether_a_revision_is_ready(stand_in, tmp_path):
+    gcloud = stand_in("gcloud", {"run deploy": b""})  # the list of services fails
+    release = {"IMAGE": "i", "VERSION": "v1", "REVISION": "b" * 40}
+    settings = {"SERVING_ACCOUNT": "s@p", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
+    done = bash("deploy.sh", GITHUB_OUTPUT=str(tmp_path / "output"), **release, **settings, **GITHUB, **CLOUD)
+    assert done.returncode != 0 and [call[:2] for call in calls(gcloud)] == [["run", "services"]]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_training_hands_each_setting_over_as_one_argument(stand_in, tmp_path):
     assert calls(dvc) == [run]
     assert [call[1:] for call in calls(python)[1:]] == [
         ["petals.remote", "check"],
+        ["petals.machine", "--record"],
         ["petals.remote", "push"],
         ["petals.summary"],
     ]
@@ -72,9 +73,9 @@ def test_nothing_is_trained_without_access_to_the_bucket(stand_in, tmp_path):
 def test_a_result_that_is_not_in_the_bucket_fails_the_training(stand_in, tmp_path):
     stand_in("git")
     dvc = stand_in("dvc")
-    stand_in("python", {"pip": b"", "petals.remote check": b"", "petals.summary": b""})  # the push fails
+    python = stand_in("python", {"pip": b"", "petals.remote check": b"", "petals.machine": b"", "petals.summary": b""})
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
-    assert len(calls(dvc)) == 1
+    assert len(calls(dvc)) == 1 and calls(python)[-1][1:] == ["petals.remote", "push"]
 
 
 # The machine
@@ -286,7 +287,7 @@ def repository(tmp_path) -> Path:
     (folder / "metrics").mkdir(parents=True)
     (folder / "plots").mkdir()
     git(folder, "init", "--quiet", "--initial-branch=main")
-    for name in ("dvc.lock", "params.yaml", "metrics/train.json", "plots/old.tsv"):
+    for name in ("dvc.lock", "machine.json", "params.yaml", "metrics/train.json", "plots/old.tsv"):
         (folder / name).write_text("1\n")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "--message=first")
@@ -307,6 +308,7 @@ def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
     cml = stand_in("cml")
     (repository / "plots" / "old.tsv").unlink()
     (repository / "plots" / "new.tsv").write_text("2\n")
+    (repository / "machine.json").write_text("2\n")
     (repository / "gha-creds-1.json").write_text("{}")
     environment = {
         "GITHUB_RUN_ID": "12",
@@ -321,7 +323,7 @@ def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
     assert {"--branch=experiment-12-2", f"--title={title}"} <= set(call)
     assert git(repository, "log", "-1", "--format=%s") == title
     changed = git(repository, "show", "--name-status", "--no-renames", "--format=")
-    assert changed.splitlines() == ["A\tplots/new.tsv", "D\tplots/old.tsv"]
+    assert changed.splitlines() == ["M\tmachine.json", "A\tplots/new.tsv", "D\tplots/old.tsv"]
     assert bash("open-pull-request.sh", repository, **environment).stdout.startswith("The result is the one")
     assert len(calls(cml)) == 1
 

@@ -7,7 +7,8 @@ docker buildx build --push --provenance=false --target="$TARGET" \
   --label="org.opencontainers.image.revision=$GITHUB_SHA" \
   --label="org.opencontainers.image.source=$GITHUB_SERVER_URL/$GITHUB_REPOSITORY" \
   --tag="$name:$GITHUB_SHA" --tag="$name:main" .
+digest=$(docker buildx imagetools inspect "$name:$GITHUB_SHA" --format "{{.Manifest.Digest}}")
 {
   echo "name=$name"
-  echo "digest=$(docker buildx imagetools inspect "$name:$GITHUB_SHA" --format "{{.Manifest.Digest}}")"
+  echo "digest=$digest"
 } >> "$GITHUB_OUTPUT"

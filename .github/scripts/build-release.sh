@@ -16,8 +16,9 @@ docker buildx build --push --provenance=false --file=docker/release.Dockerfile -
   --label="org.opencontainers.image.revision=$REVISION" \
   --label="org.opencontainers.image.version=$VERSION" \
   --tag="$images/release:$tag" "$context"
+digest=$(docker buildx imagetools inspect "$images/release:$tag" --format "{{.Manifest.Digest}}")
 {
   echo "name=$images/release"
-  echo "digest=$(docker buildx imagetools inspect "$images/release:$tag" --format "{{.Manifest.Digest}}")"
+  echo "digest=$digest"
   echo "model=$context/model.onnx"
 } >> "$GITHUB_OUTPUT"

@@ -5,9 +5,10 @@ set -euo pipefail
 here=$(dirname "$0")
 # Cloud Run refuses to keep traffic from the first revision of a service, or where none has come up yet: there is no other
 # that could have it.
+ready=$(gcloud run services list --region="$REGION" --filter="metadata.name=$SERVICE" \
+  --format="value(status.latestReadyRevisionName)")
 hold=()
-if [[ -n $(gcloud run services list --region="$REGION" --filter="metadata.name=$SERVICE" \
-  --format="value(status.latestReadyRevisionName)") ]]; then
+if [[ -n $ready ]]; then
   hold=(--no-traffic)
 fi
 suffix=${VERSION//[^0-9A-Za-z]/-}-$GITHUB_RUN_NUMBER-$GITHUB_RUN_ATTEMPT

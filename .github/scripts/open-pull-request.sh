@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Open a pull request with the result of a training run, which lies in the working tree.
 set -euo pipefail
-git add --all dvc.lock params.yaml metrics plots
+git add --all dvc.lock machine.json params.yaml metrics plots
 if git diff --cached --quiet; then
   echo "The result is the one that is committed already; there is nothing to propose."
   exit

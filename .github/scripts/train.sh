@@ -12,5 +12,6 @@ for word in "${words[@]}"; do
   arguments+=(--set-param "$word")
 done
 dvc exp run --pull "${arguments[@]}"
+python -m petals.machine --record
 python -m petals.remote push
 python -m petals.summary

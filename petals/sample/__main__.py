@@ -1,5 +1,6 @@
 """The command `python -m petals.sample`."""
 
+import math
 from pathlib import Path
 
 import click
@@ -22,6 +23,8 @@ def main(out: Path, scale: float | None, size: int, seed: int, workers: int | No
     Without options this makes data/sample again; --scale 1 --size 192 makes a set of the competition's size.
     However small the scale, a class keeps 3 images in train, 2 in val and 1 in test.
     """
+    if scale is not None and math.isnan(scale):  # which click takes
+        raise click.BadParameter("nan is no number", param_hint="--scale")
     shares = EMBEDDED if scale is None else dict.fromkeys(EMBEDDED, scale)
     total = sum(sum(class_counts(split, share)) for split, share in shares.items())
     with tqdm(total=total, unit=" images", disable=None) as progress:
