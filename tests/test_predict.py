@@ -97,6 +97,21 @@ def test_an_empty_name_is_a_mistake(folder):
     assert result.exit_code == 2 and "an empty name; name a file or a folder" in result.stderr
 
 
+def test_more_threads_than_a_machine_bears_are_refused(folder):
+    """ONNX Runtime would start as many as it is told to."""
+    done = call("a", "--threads", "100000")
+    assert done.exit_code == 2 and "1<=x<=256" in done.output
+
+
+def test_want_of_memory_is_one_line(folder, monkeypatch):
+    def greedy(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Model, "open", greedy)
+    done = call("a")
+    assert done.exit_code == 1 and done.output.startswith("Error: out of memory; ") and done.output.count("\n") == 1
+
+
 def test_a_model_that_is_not_there(folder):
     result = call("--model", "models/none.onnx", "blue.webp")
     assert result.exit_code == 1 and result.stderr.startswith("Error: models/none.onnx: not found; dvc repro makes")

@@ -187,6 +187,11 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
+def test_a_scale_that_is_no_number_is_refused(tmp_path):
+    result = CliRunner().invoke(main, [str(tmp_path / "out"), "--scale", "nan"])
+    assert result.exit_code == 2 and "--scale: nan is no number" in result.output
+
+
 def test_where_it_may_not_write_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     result = CliRunner().invoke(main, [str(tmp_path / "file" / "out"), "--scale", "0.001", "--size", "16"])

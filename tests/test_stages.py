@@ -15,6 +15,7 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from PIL import Image
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 from safetensors import safe_open
@@ -437,9 +438,17 @@ def test_images_that_dvc_links_to_its_cache_are_read(folder):
     assert "train: 24 images" in done(prepare, "data/folders", *PREPARE)
 
 
-def test_want_of_memory_is_one_line(folder, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        Fail("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 1284505600"),
+    ],
+)
+def test_want_of_memory_is_one_line(folder, monkeypatch, error: Exception):
     def greedy(*_):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        raise error
 
     monkeypatch.setattr(prepare, "open_dataset", greedy)
     assert "out of memory; --workers 1 needs the least" in refused(prepare, "data/tiny", *PREPARE)

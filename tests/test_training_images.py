@@ -40,8 +40,9 @@ def make(tmp_path: Path, make_split: Callable[..., Path]) -> Callable[..., Train
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(3, [3, 3, 3]), (5, [5, 5]), (10, [10]), (64, [10]), (1, [1] * 10)])
 def test_an_epoch_is_whole_batches_of_different_images(make, batch_size: int, sizes: list[int]):
-    order = make().order(0, batch_size)
-    assert [len(step.rows) for step in order] == sizes
+    images = make()
+    order = images.order(0, batch_size)
+    assert [len(step.rows) for step in order] == sizes and images.steps(batch_size) == len(sizes)
     rows = np.concatenate([step.rows for step in order])
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(COUNT))
 
@@ -65,6 +66,7 @@ def test_an_epoch_of_several_passes_is_as_many_epochs_of_one(make):
     several.passes = 3
     theirs = [step for epoch in range(3, 6) for step in single.order(epoch, 4)]
     ours = several.order(1, 4)
+    assert several.steps(4) == len(ours)
     assert [set(step.turns) for step in ours] == [{3}, {3}, {4}, {4}, {5}, {5}]
     assert all(map(np.array_equal, np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)))
 

@@ -201,6 +201,14 @@ def test_data_of_dvc_comes_from_the_cache_of_the_checkout_and_if_not_pulled_that
     assert done.output.splitlines()[-1].startswith("Error: photos: neither in git at HEAD nor in DVC's cache")
 
 
+def test_settings_of_dvc_that_cannot_be_read_are_one_line(checkout):
+    run("git rm -rq --cached photos && dvc add -q photos && dvc repro -q", checkout)
+    commit()
+    (checkout / ".dvc/config.local").write_text("[core\n")
+    done = verify()
+    assert done.exit_code == 1 and done.output.splitlines()[-1].startswith("Error: dvc cache dir: ERROR: ")
+
+
 def test_a_stage_that_fails_is_one_line(checkout):
     (checkout / "train.py").write_text("raise SystemExit('no')")
     commit()

@@ -154,9 +154,8 @@ class Tuner:
         self.study.sampler = self.sampler(number)
         trial = self.study.ask()
         settings = self.search.suggest(trial)
-        settings |= {
-            knob: self.values[knob] for knob in settings if trial.params[knob] == self.values[knob]
-        }  # unrounded
+        # What to start from is tried as it was given, unrounded.
+        settings |= {knob: self.values[knob] for knob in settings if trial.params[knob] == self.values[knob]}
         trial.set_user_attr("settings", settings)
         run = self.make(trial, settings)
         try:

@@ -221,9 +221,8 @@ def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.ya
     digest = hashlib.blake2b(json.dumps([search.model_dump(), rest], sort_keys=True).encode(), digest_size=16)
     stages = read_mapping(pipeline).get("stages", {})
     data = {Path(f"{values['data']}.dvc"), Path(f"data/weights/{values['pretrained']}.dvc")}
-    for path in sorted(
-        {Path(pipeline), *data, *(Path(dep) for each in stages.values() for dep in each.get("deps", []))}
-    ):
+    code = {Path(dep) for stage in stages.values() for dep in stage.get("deps", [])}
+    for path in sorted({Path(pipeline), *code, *data}):
         if path.is_file():
             digest.update(repr(path.parts).encode() + hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
