@@ -37,8 +37,8 @@ def calibrate(
     """Raise the answers of `net` for rare classes in the bias of its head, and set its temperature.
 
     That is the number `given`, or, where it is "fit", fitted to `val`: once to adjust by, and once more to the adjusted
-    answers. Where `train` holds the images of `val` too,
-    nothing unseen is left to fit it to: the adjustment goes by the temperature of `train`, and that of `net` stays 1.
+    answers. Where `train` holds the images of `val` too, nothing unseen is left to fit it to: the adjustment goes by
+    the temperature of `train`, and that of `net` stays 1.
     Says in a line what was done.
     """
     offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
