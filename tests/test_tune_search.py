@@ -271,15 +271,9 @@ def test_a_damaged_study_is_one_line_with_its_name(tmp_path, line):
     assert str(caught.value) == f"{path}: damaged, so this search cannot go on; begin another with --name"
 
 
-@pytest.mark.parametrize(
-    ("lock", "said"),
-    [
-        ("schema: '2.0'\nstages: [\n", "'./dvc.lock' is invalid."),
-        ("schema: '2.0'\nstages:\n  train: 3\n", "'./dvc.lock' validation failed."),
-    ],
-)
-def test_a_broken_lock_file_is_told_at_once(tmp_path, monkeypatch, lock, said):
-    """DVC's message has `lock` in it, but waiting for another process mends nothing."""
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """A repository of git and DVC with one stage, the working folder."""
     monkeypatch.chdir(tmp_path)
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
@@ -288,9 +282,51 @@ def test_a_broken_lock_file_is_told_at_once(tmp_path, monkeypatch, lock, said):
     Path(".dvc/config").write_text("[core]\n    analytics = false\n")
     Path("dvc.yaml").write_text("stages:\n  train:\n    cmd: 'true'\n    params: [lr]\n    outs: [model]\n")
     Path("params.yaml").write_text("lr: 1\n")
-    Path("dvc.lock").write_text(lock)
     subprocess.run("git add -A && git commit -qm project", shell=True, check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("lock", "said"),
+    [
+        ("schema: '2.0'\nstages: [\n", "'./dvc.lock' is invalid."),
+        ("schema: '2.0'\nstages:\n  train: 3\n", "'./dvc.lock' validation failed."),
+    ],
+)
+def test_a_broken_lock_file_is_told_at_once(repository, monkeypatch, lock, said):
+    """DVC's message has `lock` in it, but waiting for another process mends nothing."""
+    Path("dvc.lock").write_text(lock)
     monkeypatch.setattr(experiments.time, "sleep", lambda seconds: pytest.fail("it waits"))
     with pytest.raises(PetalsError) as caught:
         Experiments().queue("tune-000", {"lr": 2})
     assert str(caught.value) == f"dvc exp run: {said}"
+
+
+@pytest.mark.parametrize("text", ["", '{"git_url": "fi'])
+def test_a_record_that_dvc_is_just_writing_is_left_for_the_next_look(repository, text):
+    found = Experiments()
+    record = Path(found.tasks.get_infofile_path("abc"))
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    assert found.names() == set()
+    assert found.curve("abc", "macro_f1") == {}
+
+
+def test_a_queue_that_dvc_is_just_writing_is_read_again(repository, monkeypatch):
+    found = Experiments()
+    found.queue("tune-000", {"lr": 2})
+    (message,) = Path(found.tasks.wdir).glob("broker/in/*")
+    text, waits = message.read_text(), []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            message.write_text(text)
+
+    monkeypatch.setattr(experiments.time, "sleep", sleep)
+    message.write_text(text[:40])
+    assert list(found.look().waiting) == ["tune-000"]
+    assert len(waits) == 3
+    message.write_text(text[:40])
+    with pytest.raises(PetalsError, match=r"^\.dvc/tmp/exps/celery, where DVC keeps its queue, cannot be read: "):
+        found.look()

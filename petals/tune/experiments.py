@@ -19,6 +19,7 @@ import psutil
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.experiments.executor.base import ExecutorInfo
+from dvc.utils.serialize import ParseError
 
 from petals.errors import PetalsError
 from petals.files import STATE
@@ -27,11 +28,12 @@ from petals.stopping import stop_stage
 from petals.tune.space import CURVES, Settings, Value, metric
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
-# As DVC, libgit2, git and dulwich say that another has a lock for a moment.
+# As DVC, libgit2, git and dulwich say that another has a lock for a moment, or is just writing a file.
 BUSY = re.compile(
     r"Unable to acquire lock|is busy, it is being blocked by|the index is locked|failed to lock file"
-    r"|\.lock'.*File exists"
+    r"|\.lock'.*File exists|JSON file structure is corrupted"
 )
+UNSETTLED = (OSError, ValueError, ParseError)  # what a file of DVC's gives while it is written or removed
 Curve = dict[int, float]
 
 
@@ -94,6 +96,17 @@ class Experiments:
         raise PetalsError(f"dvc {' '.join(arguments[:2])}: {last_error(output)}")
 
     def look(self) -> Seen:
+        """Where every experiment stands; PetalsError where DVC's queue stays unreadable."""
+        for _ in range(100):
+            try:
+                return self.seen()
+            except UNSETTLED as error:
+                said = error
+                time.sleep(0.1)
+        folder = os.path.relpath(self.tasks.wdir)
+        raise PetalsError(f"{folder}, where DVC keeps its queue, cannot be read: {said}")
+
+    def seen(self) -> Seen:
         # In the order in which an experiment passes through them, so that none slips by.
         waiting = {str(entry.name): entry.stash_rev for entry in self.tasks.iter_queued()}
         active = {str(entry.name): entry.stash_rev for entry in self.tasks.iter_active()}
@@ -110,7 +123,7 @@ class Experiments:
         """The folder of each experiment that a worker has begun, by name."""
         found = {}
         for path in sorted(Path(self.tasks.pid_dir).glob("*/*.run"), key=lambda path: path.stat().st_mtime):
-            with contextlib.suppress(OSError, ValueError):  # just being written
+            with contextlib.suppress(*UNSETTLED):
                 found[str(ExecutorInfo.load_json(str(path)).name)] = path.parent
         return found
 
@@ -127,7 +140,7 @@ class Experiments:
     def workers(self) -> Iterator[int]:
         """The process numbers that DVC's workers have noted, some of them of workers that are no more."""
         for path in Path(self.tasks.wdir).glob("dvc-exp-worker-*.pid"):
-            with contextlib.suppress(OSError, ValueError):  # just being written or removed
+            with contextlib.suppress(*UNSETTLED):
                 yield int(path.read_text())
 
     def stop(self, rev: str) -> None:
@@ -145,7 +158,7 @@ class Experiments:
         try:
             info = ExecutorInfo.load_json(self.tasks.get_infofile_path(rev))
             return read_curve((Path(info.root_dir) / LIVE / f"{name}.tsv").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except UNSETTLED:
             return {}  # not there yet
 
     def result(self, commit: str, objective: str, curve: str | None) -> tuple[float, Curve]:

@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState
 from petals import params
 from petals.errors import PetalsError
 from petals.seeding import seed_for
-from petals.tune.experiments import Curve, Experiments, Seen
+from petals.tune.experiments import Curve, Experiments
 from petals.tune.space import CURVES, Search, Settings, fingerprint
 from petals.tune.study import complete, counted, names
 
@@ -186,10 +186,7 @@ class Tuner:
     # What becomes of them
 
     def watch(self) -> None:
-        try:
-            seen = self.experiments.look()
-        except (OSError, ValueError):
-            return  # a file of DVC's that is just being written
+        seen = self.experiments.look()
         for run in list(self.running):
             if run.name in seen.done:
                 self.ended(run, seen.done[run.name])
@@ -298,7 +295,7 @@ class Tuner:
         self.say(f"stopping {len(self.running)} under way")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.default_int_handler)
-        seen, told = self.look_again(), {}
+        seen, told = self.experiments.look(), {}
         while self.running:
             for run in list(self.running):
                 if run.name in seen.waiting:
@@ -311,11 +308,4 @@ class Tuner:
                     self.experiments.stop(seen.active[run.name])
                     told[run.name] = time.monotonic()
             time.sleep(POLL if self.running else 0)
-            seen = self.look_again()
-
-    def look_again(self) -> Seen:
-        while True:
-            try:
-                return self.experiments.look()
-            except (OSError, ValueError):
-                time.sleep(POLL / 10)
+            seen = self.experiments.look()
