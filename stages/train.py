@@ -159,6 +159,14 @@ class Learning:
         if params.compile:
             compile_kernels(self.learner, group.size * params.accumulate)
 
+    def parts(self, count: int) -> int:
+        """In how many parts this process takes its share of `count` images: whole ones in more, for no more memory."""
+        here = self.params.accumulate
+        if not self.data.whole or self.params.compile:
+            return here
+        larger = math.ceil((self.data.split.image_size / self.data.size) ** 2)
+        return max(here, min(here * larger, count // self.group.size))
+
     def step(self, number: int, lr: float, images: Tensor, labels: Tensor, at: str) -> float:
         """Learn from a batch, uint8 N × H × W × 3 and int64 N; gives this process's share of the loss.
 
@@ -172,7 +180,7 @@ class Learning:
         images, targets = augment.of_rows(group.share(len(labels)), images, labels)
         self.net.zero_grad()
         loss = 0.0
-        for part in group.parts(len(labels), params.accumulate):
+        for part in group.parts(len(labels), self.parts(len(labels))):
             with part.taken_by(self.learner, device):
                 with autocast(device, params.precision):
                     share = part.weight * self.criterion(self.learner(images[part.here]), targets[part.here])
