@@ -26,7 +26,11 @@ PIXELS = 192
 STAGES = ("prepare", "augment", "train")
 SPLITS = ("train", "val", "test")
 TOLERANCE, MOST_MIB = 0.15, 600
-PREPARED = 3  # times, of which the fastest counts: prepare takes seconds, and its disk has moods
+RUNS = {
+    "prepare": [{}] * 3,  # of which the fastest counts: it takes seconds, and its disk has moods
+    "augment": [{}],
+    "train": [{}, {"finish": 1}],  # as it begins and as it ends, on larger images
+}
 TRAIN_SECONDS = 60  # of steady steps that its memory is watched for
 
 
@@ -111,17 +115,18 @@ def run(stage: str, data: Path, folder: Path, seconds: float | None = None) -> t
 
 
 def measure(share: float, stages: tuple[str, ...]) -> list[Run]:
-    """Run prepare, augment and the first minute of train on the set of `share`."""
+    """Run prepare, augment and a minute of train, of its beginning and of its end, on the set of `share`."""
     data, folder = rendered(share), KEPT / "growth"
     remove(folder)
     (folder / "data").mkdir(parents=True)
     shutil.copytree(REPOSITORY / "data" / "weights", folder / "data" / "weights")
-    put_params(folder, {})
     runs = []
     for stage, splits in (("prepare", SPLITS), ("augment", ("train",)), ("train", ("train",))):
         if stage in stages:
-            times = PREPARED if stage == "prepare" else 1
-            took = [run(stage, data, folder, TRAIN_SECONDS if stage == "train" else None) for _ in range(times)]
+            took = []
+            for settings in RUNS[stage]:
+                put_params(folder, settings)
+                took.append(run(stage, data, folder, TRAIN_SECONDS if stage == "train" else None))
             spent, mib = min(seconds for seconds, _ in took), max(mib for _, mib in took)
             runs.append(Run(stage, share, images_of(share, splits), spent, mib))
             click.echo(f"{stage:<8}{runs[-1].images:>6} images {spent:7.1f} s {mib:6.0f} MiB", err=True)
@@ -169,7 +174,7 @@ def stages_of(context: click.Context, option: click.Parameter, text: str) -> tup
 @click.option("--stages", default=",".join(STAGES), show_default=True, callback=stages_of,
               help="Each needs those before it.")  # fmt: skip
 def main(sizes: list[float], stages: tuple[str, ...]) -> None:
-    """Run prepare, augment and a minute of train on rendered sets of 192 px, and print how time and memory grow.
+    """Run prepare, augment and minutes of train on rendered sets of 192 px, and print how time and memory grow.
 
     Sets are rendered once and kept in .petals/bench, as are the figures: a size that was measured by this machine for
     this version of the code is not measured again. Time is to be within 15 % of linear (its start aside), memory

@@ -534,6 +534,23 @@ def test_the_finish_is_on_whole_images(trained):
     assert len({whole, half, none}) == 3
 
 
+def test_whole_images_come_in_parts_that_take_no_more_memory(folder, monkeypatch):
+    tiny_records(folder / "data/tiny")
+    knobs(image_size=160, train_size=0.8, epochs=2, finish=0.5, batch_size=12, robustness=0)
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    shapes, create = [], train.models.create
+
+    def watched(*arguments):
+        net = create(*arguments)
+        net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)) if net.training else None)
+        return net
+
+    monkeypatch.setattr(train.models, "create", watched)
+    done(train, *TRAIN)
+    assert shapes == [(12, 3, 128, 128)] * 2 + [(6, 3, 160, 160)] * 4
+
+
 def test_training_starts_from_a_file(trained):
     Path("data/weights").mkdir()
     weights = Path("models/model.safetensors").rename("data/weights/flowers.safetensors")
