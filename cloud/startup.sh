@@ -10,7 +10,8 @@ metadata() {
 name=$(metadata name)
 image=$(metadata attributes/image)
 machines=$(metadata attributes/machines)
-read -ra settings <<< "$(metadata attributes/settings)"
+text=$(metadata attributes/settings)
+read -ra settings <<< "$text"
 
 arguments=(--push --set-param "launch=torchrun -m")
 for setting in "${settings[@]}"; do

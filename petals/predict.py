@@ -25,16 +25,22 @@ def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
             special = os.path.exists(path) and not os.path.isfile(path)  # a pipe would be waited for
             yield PetalsError(f"{shown(path)}: neither a file nor a folder") if special else path
             continue
-        found = sorted(
-            each
-            for each in path.rglob("*")
-            if each.suffix.lower() in IMAGES and not is_hidden(each.relative_to(path)) and each.is_file()
-        )
-        yield from found or [PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")]
+        locked: list[OSError] = []
+        found = sorted(images_below(path, locked))
+        yield from found
+        yield from (PetalsError(f"{shown(error.filename)}: cannot be read: {error.strerror}") for error in locked)
+        if not found and not locked:
+            yield PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")
 
 
-def is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def images_below(top: Path, locked: list[OSError]) -> Iterator[Path]:
+    """The visible images in and below the folder `top`; why a folder could not be listed goes to `locked`."""
+    for folder, folders, names in os.walk(top, onerror=locked.append):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        for each in (Path(folder, name) for name in names if not name.startswith(".")):
+            special = os.path.exists(each) and not os.path.isfile(each)
+            if each.suffix.lower() in IMAGES and not special:
+                yield each
 
 
 def read(path: Path, size: int) -> np.ndarray:

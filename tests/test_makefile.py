@@ -1,8 +1,10 @@
 """What make says and does before anything is installed."""
 
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,40 @@ def test_a_python_that_will_not_do_is_one_line(folder, fails_at, says):
     assert done.returncode and not (folder / ".venv").exists()
     lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
     assert len(lines) == 1 and says in lines[0]
+
+
+def test_serve_names_the_commit_where_its_model_is_served_and_nowhere_else(folder, monkeypatch):
+    monkeypatch.delenv("PETALS_REVISION", raising=False)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$1" = -m ] && echo "of <$PETALS_REVISION>" || exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (folder / ".venv" / ".installed").touch()
+    (folder / "models").mkdir()
+    (model := folder / "models" / "model.onnx").write_bytes(b"model")
+    (folder / "dvc.lock").write_text(f"    md5: {hashlib.md5(b'model').hexdigest()}\n")
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    def served() -> str:
+        return make(folder, "serve").stdout
+
+    git("init", "-q")
+    git("add", "dvc.lock")
+    git("commit", "-qm", "first")
+    assert served() == f"of <{git('rev-parse', 'HEAD')}>\n"
+    with monkeypatch.context() as patch:
+        patch.setenv("PETALS_MODEL", "other.onnx")
+        assert served() == "of <>\n"
+        patch.setenv("PETALS_REVISION", "mine")
+        assert served() == "of <mine>\n"
+    model.write_bytes(b"another commit's")
+    assert served() == "of <>\n"
+    model.write_bytes(b"model")
+    (folder / "dvc.lock").write_text("changed since\n")
+    assert served() == "of <>\n"
 
 
 def test_what_is_installed_is_not_installed_again(folder):

@@ -1,5 +1,6 @@
 """python -m petals.predict"""
 
+import errno
 import json
 import os
 import subprocess
@@ -83,6 +84,20 @@ def test_what_is_below_a_hidden_folder_is_not_looked_at(folder):
     Path("a").rename(".a")  # that is named itself, and so meant
     result = call(".a")
     assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == [".a/b/green.JPG"]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_line_and_the_others_are_answered(folder, monkeypatch):
+    listed = os.scandir
+
+    def scandir(path: str):
+        if str(path) == "a/b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = call("a", "blue.webp")
+    assert result.exit_code == 1 and result.stderr == "Error: a/b: cannot be read: Permission denied\n"
+    assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == ["a/red.png", "blue.webp"]
 
 
 def test_a_pipe_is_not_waited_for(folder):

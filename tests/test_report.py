@@ -432,7 +432,7 @@ DAMAGED = {
     ],
     "metrics/evaluate.json": ["", "[1]", "{", "NaN", "[" * 100_000, '{"a":' * 500 + "1" + "}" * 500],
     "params.yaml": ["", "a: [", "- 1", "a: &x [1]\nb: *x", "a: !!python/object:os.system x",
-                    "a: 0x" + "f" * 9000],
+                    "a: 0x" + "f" * 9000, "a:\n  ? 0x" + "f" * 9000 + "\n  : 1", "a: !!set {? 0x" + "f" * 9000 + "}"],
     "dvc.lock": ["stages: 3", "stages: {train: [1]}", "<<<<<<< HEAD\nstages: {}\n=======", "a\x00b", *SIZES],
     "plots/train/train/loss.tsv": ["", "x\ty\n1\t2\n", "step\tloss\n1\n", "step\tloss\n1\ttwo\n", "\ufeff"],
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -201,6 +202,14 @@ def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
     assert not any("allow-unauthenticated" in argument for argument in call)  # who may call is the owner's to say
 
 
+def test_a_revision_whose_address_cannot_be_had_fails(stand_in, tmp_path):
+    stand_in("gcloud", {"services list": b"petals-v1\n", "run deploy": b""})  # its description fails
+    release = {"IMAGE": "i", "VERSION": "v1", "REVISION": "b" * 40}
+    settings = {"SERVING_ACCOUNT": "s@p", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
+    done = bash("deploy.sh", GITHUB_OUTPUT=str(tmp_path / "output"), **release, **settings, **GITHUB, **CLOUD)
+    assert done.returncode != 0 and not (tmp_path / "output").exists()
+
+
 @pytest.mark.parametrize("ready", [b"", b"\n"])
 def test_cloud_run_refuses_to_hold_traffic_where_no_revision_is_ready_so_it_is_not_asked_to(stand_in, tmp_path, ready):
     """There is no service yet, or one whose first revision did not come up."""
@@ -319,6 +328,16 @@ def test_a_service_that_does_not_do_what_it_should_fails_the_smoke_test_in_one_l
     done = smoke(url, tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"{url}: {reason}")
+
+
+@pytest.mark.parametrize(("answered", "code"), [(1000, 0), (999, 1)])
+def test_of_many_classes_the_likeliest_thousand_are_compared(pretender, stand_in, tmp_path, answered, code):
+    url, handler = pretender
+    check = {f"kind {number}": 0.5**number for number in range(1486)}
+    stand_in("python3", json.dumps({"image": "", "probabilities": check}).encode())
+    guesses = [{"name": name, "probability": value} for name, value in list(check.items())[:answered]]
+    handler.said["/predict"]["images"][0]["guesses"] = guesses
+    assert smoke(url, tmp_path, PATH=os.environ["PATH"]).returncode == code
 
 
 def test_small_differences_between_processors_pass(pretender, tmp_path):

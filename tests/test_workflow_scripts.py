@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -106,10 +107,58 @@ def test_what_is_left_of_the_machine_is_deleted(stand_in):
     ]
 
 
+@pytest.mark.parametrize("failing", ["instances list", "petals-7-1 ", "rules list", "petals-7-1-ingress"])
+def test_what_cannot_be_deleted_keeps_nothing_else_from_being_deleted(stand_in, failing):
+    names = ["petals-7-1", "petals-7-2", "petals-7-1-ingress", "petals-7-1-egress"]
+    answers = {
+        "instances list": b"petals-7-1\tzone\npetals-7-2\tzone\n",
+        "rules list": b"petals-7-1-ingress\npetals-7-1-egress\n",
+        **{f"delete {name} ": b"" for name in names},
+    }
+    answers.pop(failing, None) or answers.pop(f"delete {failing.strip()} ")
+    gcloud = stand_in("gcloud", answers)
+    assert bash("stop-machine.sh", GITHUB_RUN_ID="7").returncode == 1
+    tried = [call[3] for call in calls(gcloud) if "delete" in call]
+    assert tried == {"instances list": names[2:], "rules list": names[:2]}.get(failing, names)
+
+
 def test_a_machine_that_is_gone_already_is_no_error(stand_in):
     gcloud = stand_in("gcloud", {"list": b""})
     assert bash("stop-machine.sh", GITHUB_RUN_ID="7").returncode == 0
     assert not any("delete" in call for call in calls(gcloud))
+
+
+METADATA = {
+    "instance/name": b"petals-1",
+    "attributes/image": b"europe-docker.pkg.dev/p/petals/train@sha256:1",
+    "attributes/machines": b"2",
+    "attributes/settings": b"data=data/petals batch_size=256",
+}
+
+
+def start_up(stand_in) -> tuple[int, list[list[str]]]:
+    """Run cloud/startup.sh; its exit code, and how docker was called to run the image."""
+    stand_in("docker-credential-gcr")
+    docker = stand_in("docker")
+    done = subprocess.run(["bash", ROOT / "cloud" / "startup.sh"], capture_output=True, check=False)
+    return done.returncode, [call for call in calls(docker) if call[0] == "run"]
+
+
+def test_a_machine_of_a_group_takes_its_rank_from_its_name_and_the_settings_of_the_group(stand_in):
+    stand_in("curl", METADATA)
+    code, (call,) = start_up(stand_in)
+    assert code == 0 and {"PET_NNODES=2", "PET_NODE_RANK=1", "PET_MASTER_ADDR=petals-0"} <= set(call)
+    settings = ["--set-param", "data=data/petals", "--set-param", "batch_size=256"]
+    start = call.index("europe-docker.pkg.dev/p/petals/train@sha256:1")
+    run = ["python", "-m", "petals.cluster", "--push", "--set-param", "launch=torchrun -m"]
+    assert call[start + 1 :] == run + settings
+
+
+@pytest.mark.parametrize("missing", METADATA)
+def test_a_machine_that_cannot_be_told_what_to_do_does_nothing(stand_in, missing):
+    stand_in("curl", {name: answer for name, answer in METADATA.items() if name != missing})
+    code, ran = start_up(stand_in)
+    assert code != 0 and not ran
 
 
 # Which pull request
@@ -226,6 +275,7 @@ def test_what_is_no_report_is_refused_in_one_line(stand_in, tmp_path, archive, a
         ("``@team`", "@team"),
         ("| `a | @team` |", "@team"),
         ("<details>\n`@team`", "@team"),
+        ("<details>\n\N{NO-BREAK SPACE}\n`@team`", "@team"),  # a blank line to Python, none to GitHub
         ("[^`a]: @team`", "@team"),
         ("![x](/etc/passwd)", "]("),
         ("[x][y]\n\n[y]: //a.example", "]["),
@@ -306,9 +356,11 @@ def test_the_report_is_of_what_the_branch_did_since_it_left(stand_in, repository
 
 def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
     cml = stand_in("cml")
-    (repository / "plots" / "old.tsv").unlink()
-    (repository / "plots" / "new.tsv").write_text("2\n")
-    (repository / "machine.json").write_text("2\n")
+    result = repository.parent / "result"
+    shutil.copytree(repository, result, ignore=shutil.ignore_patterns(".git", "old.tsv"))
+    (result / "plots" / "new.tsv").write_text("2\n")
+    (result / "machine.json").write_text("2\n")
+    (result / "install-cml.sh").write_text("exit 1")  # of which nobody asked
     (repository / "gha-creds-1.json").write_text("{}")
     environment = {
         "GITHUB_RUN_ID": "12",
@@ -317,14 +369,14 @@ def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
         "GITHUB_SERVER_URL": "https://github.com",
     }
     environment |= {"GITHUB_REPOSITORY": "team/petals", "OVERRIDES": "lr=1e-4 epochs=3"}
-    assert bash("open-pull-request.sh", repository, **environment).returncode == 0
+    assert bash(f"open-pull-request.sh {result}", repository, **environment).returncode == 0
     (call,) = calls(cml)
     title = "Experiment lr=1e-4 epochs=3 (run 3)"
     assert {"--branch=experiment-12-2", f"--title={title}"} <= set(call)
     assert git(repository, "log", "-1", "--format=%s") == title
     changed = git(repository, "show", "--name-status", "--no-renames", "--format=")
     assert changed.splitlines() == ["M\tmachine.json", "A\tplots/new.tsv", "D\tplots/old.tsv"]
-    assert bash("open-pull-request.sh", repository, **environment).stdout.startswith("The result is the one")
+    assert bash(f"open-pull-request.sh {result}", repository, **environment).stdout.startswith("The result is the one")
     assert len(calls(cml)) == 1
 
 

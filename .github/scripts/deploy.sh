@@ -20,4 +20,5 @@ gcloud run deploy "$SERVICE" --quiet --region="$REGION" --image="$IMAGE" "${hold
   --startup-probe=httpGet.path=/readyz,periodSeconds=2,timeoutSeconds=2,failureThreshold=30 \
   --liveness-probe=httpGet.path=/healthz,periodSeconds=30,timeoutSeconds=5,failureThreshold=3 \
   --cpu=1 --memory=2Gi --cpu-boost --concurrency=32 --min-instances=0 --max-instances="$MAX_INSTANCES" --timeout=60
-echo "url=$("$here/traffic.sh" url next)" >> "$GITHUB_OUTPUT"
+url=$("$here/traffic.sh" url next)
+echo "url=$url" >> "$GITHUB_OUTPUT"

@@ -116,8 +116,8 @@ def prose(text: str) -> str:
     """Whatever is no chart, line by line."""
     lines, html = [], False
     for line in text.split("\n"):
-        # From a tag to the next blank line, markdown is off, and so are code spans.
-        html = bool(line.strip()) and (html or re.search(f"<{TAGS}", line) is not None)
+        # From a tag to the next blank line, markdown is off, and so are code spans. Other spaces make no blank line.
+        html = bool(line.strip(" ")) and (html or re.search(f"<{TAGS}", line) is not None)
         if fence := FENCE.fullmatch(line):
             lines.append(fence[1])  # without a language: those that GitHub draws can link and load
         elif html or not has_plain_spans(line):

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Open a pull request with the result of a training run, which lies in the working tree.
+# Open a pull request with the result of a training run: of a folder, what a run writes. Usage: open-pull-request.sh FOLDER
 set -euo pipefail
-git add --all dvc.lock machine.json params.yaml metrics plots
+result=(dvc.lock machine.json params.yaml metrics plots)
+for each in "${result[@]}"; do
+  rm -rf "$each"
+  cp -R "$1/$each" .
+done
+git add --all "${result[@]}"
 if git diff --cached --quiet; then
   echo "The result is the one that is committed already; there is nothing to propose."
   exit

@@ -77,7 +77,10 @@ def significance(comparison: Comparison) -> str:
     if comparison.same:
         return "Both sides predict the same for every image, so there is nothing to test."
     test = mcnemar(comparison.actual, comparison.base, comparison.head)
-    intervals = f"Intervals: paired bootstrap, {RESAMPLES:,} resamples of the validation images."
+    intervals = (
+        f"Intervals: paired bootstrap, {RESAMPLES:,} resamples of the validation images; what another seed would "
+        "change is not in them."
+    )
     if not comparison.intervals:
         intervals = "There are no intervals: so many images in so many classes would take minutes to resample."
     return (

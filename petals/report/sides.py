@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
@@ -143,15 +144,12 @@ def _mapping(value: Any) -> dict[str, Any]:
     for _ in range(DEEPEST):
         if any(isinstance(item, int) and item.bit_length() > 1000 for item in level):
             raise _Damaged("holds a number that is too large")  # Python refuses to print it
-        folders = [item.values() if isinstance(item, dict) else item for item in level if _nests(item)]
+        nests = [item for item in level if isinstance(item, dict | list | set)]
+        folders = [chain.from_iterable(item.items()) if isinstance(item, dict) else item for item in nests]
         level = [child for folder in folders for child in folder]
     if level:
         raise _Damaged(f"is nested more than {DEEPEST} deep")
     return value
-
-
-def _nests(value: Any) -> bool:
-    return isinstance(value, dict | list)
 
 
 def _predictions(text: str) -> dict[str, Prediction]:
