@@ -1,5 +1,6 @@
 """Kill the pipeline again and again, and count how often it still ends in the same bytes: python -m benchmarks.soak."""
 
+import contextlib
 import os
 import random
 import re
@@ -143,7 +144,8 @@ def strike(kill: Kill, reference: Reference, root: Path, environment: dict[str, 
         if process.poll() is not None:
             return False
         if kill.victim == "stage" and alive(running):
-            running.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                running.kill()
             process.wait()  # DVC gives up by itself
         elif kill.victim == "dvc":
             process.kill()

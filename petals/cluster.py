@@ -140,19 +140,27 @@ def run(*command: str) -> None:
     """
     click.echo(f"> {' '.join(command)}")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    with subprocess.Popen(command, env=environment) as process:
-        told = []
+    told: list[int] = []
+    started: list[subprocess.Popen] = []
 
-        def stop(signum: int, frame: object) -> None:
-            told.append(signum)
-            if command[: len(DVC)] != DVC or not stop_stage(process.pid):
-                process.terminate()
+    def stop(signum: int, frame: object) -> None:
+        told.append(signum)
+        for process in started:
+            end(process)
 
-        former = signal.signal(signal.SIGTERM, stop)
-        try:
+    def end(process: subprocess.Popen) -> None:
+        if command[: len(DVC)] != DVC or not stop_stage(process.pid):
+            process.terminate()
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        with subprocess.Popen(command, env=environment) as process:
+            started.append(process)
+            if told:  # while it was started
+                end(process)
             code = process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, former)
+    finally:
+        signal.signal(signal.SIGTERM, former)
     if code or told:
         raise SystemExit(128 + told[0] if told else code)
 

@@ -116,7 +116,8 @@ def image(tmp_path_factory) -> Path:
     """What the image `serve` holds: its environment, its code, a model."""
     folder = tmp_path_factory.mktemp("image")
     path = f"{folder}/venv/bin:{environment()['PATH']}"  # as in the Dockerfile
-    run(f"{DOCKER}/install.sh {folder}/venv serving/requirements.txt constraints.txt", REPOSITORY, PATH=path)
+    install = f"{DOCKER}/install.sh {folder}/venv serving/requirements.txt constraints.txt"
+    run(install, REPOSITORY, PATH=path, PIP_RETRIES="12")
     run(f"{DOCKER}/serve.sh {REPOSITORY} {folder}/venv {folder}/app", REPOSITORY)
     shutil.copy(DOCKER / "health.py", folder / "app")
     write_model(folder / "model.onnx")

@@ -61,7 +61,7 @@ def test_a_stage_that_the_first_machine_skips_is_skipped_by_all(tmp_path: Path, 
         for rank, program in enumerate(programs)
     ]  # fmt: skip
     try:
-        said = [each.communicate(timeout=120)[0].splitlines() for each in machines]
+        said = [each.communicate(timeout=400)[0].splitlines() for each in machines]
     finally:
         for each in machines:
             each.kill()

@@ -59,7 +59,7 @@ class Storage:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.proxy = Proxy(self.port)
+            self.proxy = Proxy(self.port)  # which must not take the same
         self.url = f"http://127.0.0.1:{self.proxy.port}"
         self.start()
 

@@ -43,7 +43,7 @@ def test_hostile_names_stay_text(name):
     holds_as_text(name)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters()) | st.text("`|\\<>[]()!@#*_~$&:\n\r\t \u202e-=+\"'", max_size=12))
 def test_any_name_stays_text(name):
     holds_as_text(name)

@@ -518,7 +518,7 @@ def test_a_model_is_not_taken_up_where_its_requests_would_fail(model, tmp_path, 
 
 
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "serving", *map(str, arguments)]
+    command = [sys.executable, "-m", "serving", "--port", "0", *map(str, arguments)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
 
 

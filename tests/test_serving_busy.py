@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def app(model):
-    app = create_app(Settings(model=model, threads=1, answer_seconds=0.1))
+    app = create_app(Settings(model=model, threads=1))
     yield app
     app.state.service.batcher.close()
 
@@ -135,7 +135,8 @@ def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
     return asyncio.run(main())
 
 
-def test_an_answer_that_takes_too_long_is_given_up(app):
+def test_an_answer_that_takes_too_long_is_given_up(model):
+    app = create_app(Settings(model=model, threads=1, answer_seconds=0.1))
     status, headers, told = while_the_model_is_at_work(app, client_goes=False)
     assert status == 503 and b"retry-after" not in headers and "no answer within 0.1 seconds" in told["detail"]
     assert app.state.service.batcher.admitted == app.state.service.uploads.held == 0

@@ -62,7 +62,7 @@ def test_records_come_back_with_their_offsets(path: Path):
     assert list(read_records(path)) == [(0, b"first"), (21, b""), (37, b"third" * 20)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=64), min_size=1, max_size=6))
 def test_any_payloads_round_trip(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]):
     path = tmp_path_factory.getbasetemp() / "round-trip.tfrec"
@@ -70,7 +70,7 @@ def test_any_payloads_round_trip(tmp_path_factory: pytest.TempPathFactory, recor
     assert payloads(path) == records
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_any_mutation_gives_the_records_or_one_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
     path = tmp_path_factory.getbasetemp() / "mutated.tfrec"
@@ -99,7 +99,7 @@ def test_any_mutation_gives_the_records_or_one_error(tmp_path_factory: pytest.Te
     assert all(payload in remaining for payload in read)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f")
 def test_any_bytes_as_a_file_give_one_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):

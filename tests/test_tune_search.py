@@ -1,6 +1,8 @@
 """The search and its file, with experiments that end at once: what is proposed, what is kept, what comes of it."""
 
+import hashlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -310,6 +312,19 @@ def test_a_record_that_dvc_is_just_writing_is_left_for_the_next_look(repository,
     record.write_text(text)
     assert found.names() == set()
     assert found.curve("abc", "macro_f1") == {}
+
+
+def test_a_worker_that_lives_is_seen_whatever_dvc_has_noted(repository):
+    found = Experiments()
+    Path(found.tasks.wdir).mkdir(parents=True)
+    (Path(found.tasks.wdir) / "dvc-exp-worker-1.pid").write_text("1")
+    assert not found.running("abc")
+    number = hashlib.sha256(found.tasks.wdir.encode()).hexdigest()[:6]
+    for name, lives in ((f"dvc-exp-{number}-1@localhost", True), ("dvc-exp-abcdef-1@localhost", False)):
+        command = [sys.executable, "-c", "input()", "exp", "queue-worker", name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as worker:
+            assert found.running("abc") is lives
+            worker.kill()
 
 
 def test_a_queue_that_dvc_is_just_writing_is_read_again(repository, monkeypatch):

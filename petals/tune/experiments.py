@@ -4,6 +4,7 @@ A worker is a process of its own, so that a search which is killed leaves its tr
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,15 +133,18 @@ class Experiments:
         if info and alive(info.pid, "exec-run"):
             self.ended.pop(rev, None)
             return True
-        if not any(alive(pid, "queue-worker") for pid in self.workers()):
+        if not self.has_worker():
             return False
         return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < self.PATIENCE
 
-    def workers(self) -> Iterator[int]:
-        """The process numbers that DVC's workers have noted, some of them of workers that are no more."""
-        for path in Path(self.tasks.wdir).glob("dvc-exp-worker-*.pid"):
-            with contextlib.suppress(*UNSETTLED):
-                yield int(path.read_text())
+    def has_worker(self) -> bool:
+        """Whether a worker of this repository's queue lives.
+
+        DVC's own note of it, dvc-exp-worker-1.pid, may be of one that was started beside it and has ended since.
+        """
+        name = f"dvc-exp-{hashlib.sha256(self.tasks.wdir.encode()).hexdigest()[:6]}-"
+        commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+        return any("queue-worker" in each and any(word.startswith(name) for word in each) for each in commands)
 
     def stop(self, rev: str) -> None:
         """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed."""
