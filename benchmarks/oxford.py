@@ -11,6 +11,7 @@ from typing import Literal
 from benchmarks.lab import REPOSITORY, command, environment, put_params, run_stage
 from benchmarks.overhead import end
 from benchmarks.pairs import Row
+from petals.errors import PetalsError
 from petals.params import read_mapping
 from petals.tfrecord import decode_example, read_records
 
@@ -29,7 +30,7 @@ def unpacked(folder: Path) -> Path:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(example["image"][0])
         if not (folder / split).is_dir():
-            raise RuntimeError(
+            raise PetalsError(
                 f"{DATA}: no image in tfrecords-jpeg-192x192/{split}/*.tfrec, the layout of the competition"
             )
     return folder
@@ -75,7 +76,11 @@ def measure(scratch: Path, goal: float = GOAL, **settings: object) -> Row | str:
     """Seconds from photographs to a macro F1 of `goal` on val; why not, where the photographs are not there."""
     if not (REPOSITORY / DATA).is_dir():
         return f"{DATA} is not there"
-    folder, photographs = scratch / "oxford", unpacked(scratch / "photographs")
+    try:
+        photographs = unpacked(scratch / "photographs")
+    except PetalsError as error:
+        return str(error)
+    folder = scratch / "oxford"
     (folder / "data" / "weights").mkdir(parents=True)
     (folder / "data" / "weights" / "true").touch()
     put_params(folder, {"image_size": PIXELS} | settings)
