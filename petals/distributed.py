@@ -4,6 +4,7 @@ torchrun starts them and says in the environment who each is. Without it there i
 """
 
 import atexit
+import math
 import os
 import re
 import socket
@@ -65,8 +66,19 @@ def join(device: torch.device) -> "Group":
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
         atexit.register(leave)
-    patience = timedelta(seconds=float(os.environ.get("PETALS_TIMEOUT", SECONDS)))
-    return Group(rank, size, device, dist.new_group(timeout=patience))
+    return Group(rank, size, device, dist.new_group(timeout=patience()))
+
+
+def patience() -> timedelta:
+    """How long another process may be silent: PETALS_TIMEOUT in the environment, or SECONDS; raises PetalsError."""
+    text = os.environ.get("PETALS_TIMEOUT", str(SECONDS))
+    try:
+        seconds = float(text)
+        if not 0 < seconds < math.inf:
+            raise ValueError
+    except ValueError:
+        raise PetalsError(f"PETALS_TIMEOUT: should be a number of seconds above 0, but is {text!r}") from None
+    return timedelta(seconds=seconds)
 
 
 def leave() -> None:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -55,12 +56,14 @@ def download(
 ) -> list[int]:
     """Bring the competition's record files of `size` pixels, or of every size, into `out`; the sizes.
 
-    Files wait beside `out` until all of their size are there and have been read through, checksums and all, so that a
-    connection that is cut leaves `out` as it was, and the next call goes on from there. Raises PetalsError if
-    Kaggle does not give them, or if they are not as many images a split as `counts` says.
+    Files wait beside `out`, or in it where it is a disk of its own, until all of their size are there and have been
+    read through, checksums and all, so that a connection that is cut leaves `out` as it was, and the next call goes on
+    from there. Raises PetalsError if Kaggle does not give them, or if they are not as many images a split as `counts`
+    says.
     """
     out = Path(out).resolve()  # where it is a link, files wait on the same disk as what it leads to
-    waiting = out.with_name(f".{out.name}.partial")
+    beside = out if os.path.ismount(out) else out.parent
+    waiting = beside / f".{out.name}.partial"
     listed = _listed()
     records = {name: tuple(map(int, match.group(1, 3))) for name in listed if (match := _RECORDS.fullmatch(name))}
     sizes = sorted({pixels for pixels, _ in records.values()})

@@ -29,7 +29,7 @@ def entries(folder: Path, root: Path | None = None) -> list[Path]:
     """What is in `folder`, sorted by composed name.
 
     Raises PetalsError if the folder cannot be listed or, where `root` is given, if one of its visible links
-    points to nothing, out of `root`, or to a folder that holds the link.
+    points to nothing, out of `root`, or to a folder: DVC follows no link to a folder, and would not see what is there.
     """
     try:
         found = sorted(folder.iterdir(), key=lambda entry: (unicodedata.normalize("NFC", entry.name), entry.name))
@@ -82,3 +82,5 @@ def _check_link(link: Path, inside: Path) -> None:
         raise PetalsError(f"{shown(link)}: a link out of the data folder; put what it points to in its place")
     if link.parent.resolve().is_relative_to(target):
         raise PetalsError(f"{shown(link)}: a link in a circle; remove it")
+    if target.is_dir():
+        raise PetalsError(f"{shown(link)}: a link to a folder, which DVC does not follow; put the folder in its place")

@@ -41,7 +41,9 @@ def problems(root: str | Path = ".") -> list[str]:
             found = [f"{name}: {reason}" for name in stages for reason in _stage(stages[name], locks.get(name), outs)]
     except DvcException as error:
         raise PetalsError(f"DVC cannot read the pipeline: {' '.join(str(error).split())}") from error
-    return found + [f"{name}: in {LOCK_FILE}, but not in {PROJECT_FILE}" for name in locks if name not in stages]
+    return found + [
+        f"{name}: in {LOCK_FILE}, but not in {PROJECT_FILE}; delete its entry" for name in locks if name not in stages
+    ]
 
 
 def _stage(stage: PipelineStage, lock: dict[str, Any] | None, outs: list[Output]) -> Iterator[str]:

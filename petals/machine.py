@@ -103,6 +103,14 @@ def is_recorded(root: str | Path = ".") -> bool:
         return False
 
 
+def is_of_lock(root: str | Path = ".") -> bool:
+    """Whether `root`/machine.json was recorded for the dvc.lock beside it."""
+    try:
+        return json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))["dvc_lock_md5"] == lock_hash(root)
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
 @click.command(help=__doc__, cls=Command)
 @click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the {LOCK} of now.")
 def main(write: bool) -> None:

@@ -4,9 +4,11 @@ A split is a folder of `images-NNNNN.npy` (uint8, N × H × W × 3, about 64 MiB
 there is none), `ids.json` and `meta.json`.
 """
 
+import errno
 import io
 import json
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from petals.files import replacing, write_text
 
 SHARD_BYTES = 64 * 2**20
 PIXELS_AT_ONCE = 16 * 224**2
+OPEN_FILES = 10_240  # each map keeps its file open, and a system allows 256 or 1,024 unless it is asked for more
 
 
 class Shards:
@@ -25,10 +28,13 @@ class Shards:
 
     def __init__(self, *folders: str | Path, mode: str = "r") -> None:
         self.arrays: list[np.memmap] = []
+        allow_open_files()
         for folder in folders:
             try:
                 self.arrays += [np.load(path, mmap_mode=mode) for path in sorted(Path(folder).glob("images-*.npy"))]
             except (OSError, EOFError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                    raise PetalsError(f"{folder}: more files than a process may open; raise ulimit -n") from None
                 raise PetalsError(f"{folder}: damaged images ({error}); run dvc repro, or dvc pull") from None
         self.starts = np.cumsum([0, *(len(array) for array in self.arrays)])
 
@@ -57,6 +63,14 @@ class Shards:
                 file.seek(array.offset + within * array[0].nbytes)
                 file.write(np.ascontiguousarray(images[:room], array.dtype))
             start, images = start + room, images[room:]
+
+
+def allow_open_files() -> None:
+    """Let this process have `OPEN_FILES` files open, as far as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def create_shards(folder: Path, count: int, image_size: int, shard_bytes: int = SHARD_BYTES) -> None:

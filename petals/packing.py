@@ -1,5 +1,6 @@
 """From raw records to a packed split: checked, decoded, squared and written by all cores at once."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +20,7 @@ from petals.parts import Part, Parts, code, key, save_keys
 from petals.rawdata import Dataset, Record, Source
 from petals.resizing import bicubic
 
-CODE = code(images, resizing)  # that decides a pixel
+CODE = code(images, resizing, sys.modules[__name__])  # that decides a pixel
 TOGETHER = 16  # images to write at once
 MOST_NAMED = 20  # of the images that cannot be read
 NONE = np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)

@@ -26,7 +26,7 @@ def open_dataset(path: str | Path, image_size: int) -> Dataset:
         raise PetalsError(f"{shown(root)}: no such folder; {LAYOUTS}")
     sizes = {
         int(match[1]): folder
-        for folder in entries(root)
+        for folder in entries(root, root)
         if (match := _SIZE_FOLDER.fullmatch(folder.name)) and folder.is_dir()
     }
     if sizes:

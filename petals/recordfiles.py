@@ -8,7 +8,7 @@ from pathlib import Path
 from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, check_names, skipped_note
 from petals.errors import PetalsError
 from petals.flowers import CLASS_NAMES
-from petals.listing import read_classes, scan, shown
+from petals.listing import entries, read_classes, scan, shown
 from petals.tfrecord import FRAME_BYTES, decode_example, feature, place, read_records
 
 _RECORD_FILE = re.compile(r"\d+-(\d+)x(\d+)-(\d+)\.tfrec")
@@ -59,13 +59,14 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
     check_classes(root, classes)
     check_names(folder)
     splits, skipped = {}, []
+    entries(folder, root)  # refuses links that DVC would not follow
     for split in SPLITS:
         if not (folder / split).is_dir():
             if split == "train":
                 raise PetalsError(f"{shown(folder)}: no {split} folder; {LAYOUTS}")
             splits[split] = []
             continue
-        files, others = scan(folder / split, (".tfrec",))
+        files, others = scan(folder / split, (".tfrec",), root)
         if not files:
             raise PetalsError(f"{shown(folder / split)}: no .tfrec file; add them or remove the folder")
         splits[split] = [_record_file(file, size, len(classes), split != "test") for file in files]

@@ -7,6 +7,7 @@ a run that is killed just then leaves them so; DVC then refuses to start.
 """
 
 import json
+import subprocess
 from pathlib import Path
 
 import click
@@ -25,11 +26,11 @@ CONFLICT = "<<<<<<<"
 
 
 def recover(root: str | Path = ".") -> list[str]:
-    """Remove the two files of `root` where they are cut short; gives a sentence for each that is gone.
+    """Mend the two files of `root` where they are cut short; gives a sentence for each.
 
-    Nothing is lost: the lock file is made again from DVC's run cache, without running a stage. A lock file with a merge
-    conflict, or of another version of DVC, is left for its owner. Raises PetalsError where a git that was killed has
-    left its own lock, which no one else may break.
+    The lock file is put back as git has it in HEAD; what has run in this clone since, DVC takes from its run cache,
+    without running a stage. A lock file with a merge conflict, or of another version of DVC, is left for its owner.
+    Raises PetalsError where a git that was killed has left its own lock, which no one else may break.
     """
     root = Path(root)
     if (root / GIT_LOCK).exists():
@@ -38,8 +39,13 @@ def recover(root: str | Path = ".") -> list[str]:
         )
     lock, said = root / LOCK_FILE, []
     if lock.is_file() and not whole(lock):
-        lock.unlink()
-        said.append(f"{LOCK_FILE} was cut short; removed, dvc repro writes it again from DVC's run cache")
+        command = ["git", "show", f"HEAD:./{LOCK_FILE}"]
+        lock.write_bytes(subprocess.run(command, cwd=root, capture_output=True, check=False).stdout)
+        if whole(lock):
+            said.append(f"{LOCK_FILE} was cut short; put back as it is in HEAD")
+        else:
+            lock.unlink()
+            said.append(f"{LOCK_FILE} was cut short; removed, dvc repro writes it again from DVC's run cache")
     if (root / RWLOCK).is_file():
         try:
             json.loads((root / RWLOCK).read_text(encoding="utf-8"))

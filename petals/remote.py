@@ -148,21 +148,27 @@ def pull(root: str | Path = ".") -> list[str]:
 
 
 def push(root: str | Path = ".") -> None:
-    """Send what the remote lacks.
+    """Send what the remote lacks; only where there is something does that need the right to write.
 
     Raises PetalsError if it does not take it, or if something that belongs there is neither there nor here.
     """
     check_access(root)
+    if lacking(root):
+        check_push(root)
     run("push", [], root)
-    with Repo(root) as repo:
-        odb = repo.cloud.get_remote_odb()
-        # A folder's list is sent after all its files, so that where the list is, they are.
-        missing = [str(out) for out in pushed(repo) if not _has(odb, out.hash_info.value)]
-    if missing:
+    if missing := lacking(root):
         raise PetalsError(
             f"not whole here and not in the remote: {', '.join(missing)}; run dvc repro and push again, "
             f"or first pull from a remote that has it, {HELP}"
         )
+
+
+def lacking(root: str | Path) -> list[str]:
+    """What belongs in the remote and is not there."""
+    with Repo(root) as repo:
+        odb = repo.cloud.get_remote_odb()
+        # A folder's list is sent after all its files, so that where the list is, they are.
+        return [str(out) for out in pushed(repo) if not _has(odb, out.hash_info.value)]
 
 
 def run(command: str, targets: Sequence[str], root: str | Path) -> None:
@@ -181,6 +187,8 @@ def main(command: str, if_bucket: bool, address: bool) -> None:
     except NoBucketError as error:
         if not if_bucket:
             raise click.ClickException(str(error)) from None
+    except DvcException as error:
+        raise click.ClickException(f"DVC cannot read the pipeline: {' '.join(str(error).split())}") from None
 
 
 if __name__ == "__main__":

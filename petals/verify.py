@@ -39,6 +39,7 @@ def verify(checkout: Path, clone: Path) -> bool:
     for problem in lockgate.problems(clone):
         click.echo(f"  ! dvc.lock of HEAD is behind: {problem}")
     fetch_data(checkout, clone, environment)
+    (clone / "dvc.lock").unlink()  # in which DVC would leave what no stage makes any more
 
     if code := dvc(clone, environment, "repro", "--force", "--no-run-cache").returncode:
         raise PetalsError(f"dvc repro ended with exit code {code} in a clean clone of HEAD; what it said stands above")
@@ -49,7 +50,8 @@ def verify(checkout: Path, clone: Path) -> bool:
         return True
     if machine.is_recorded(clone):
         click.echo(
-            "\nNot the same bytes, though this is the kind of machine in machine.json: something is not repeatable."
+            "\nNot the same bytes, though this is the kind of machine in machine.json: something is not repeatable"
+            + ("." if machine.is_of_lock(clone) else ", or dvc.lock has changed since and is of another machine.")
         )
         return False
     return compare_scores(scores, read_scores(clone))
@@ -70,7 +72,7 @@ def read_outs(root: Path) -> dict[str, str]:
     """The hash of each output of each stage in `root`/dvc.lock, by path."""
     try:
         stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
     except FileNotFoundError:
         raise PetalsError("HEAD has no dvc.lock, so nothing to verify; dvc repro, then commit it") from None
     except (AttributeError, KeyError, TypeError, yaml.YAMLError):

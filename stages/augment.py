@@ -8,7 +8,7 @@ import click
 import numpy as np
 import torch
 
-from petals import augmentation, draws, operations, pictures
+from petals import augmentation, draws, operations, pictures, seeding
 from petals.augmentation import POLICY_KNOBS, render_views, view_policy
 from petals.devices import keep_freed_memory
 from petals.files import replacing
@@ -20,7 +20,7 @@ from petals.tables import write_json
 from stages.cli import progress, stage
 from stages.dividing import part_option
 
-CODE = code(augmentation, draws, operations)  # that decides a pixel of a view
+CODE = code(augmentation, draws, operations, seeding)  # that decides a pixel of a view
 
 
 @stage(AugmentParams)

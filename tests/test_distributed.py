@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.overhead import end
 from petals import distributed
-from petals.distributed import Group
+from petals.distributed import Group, patience
 from petals.drift import Reference
 from petals.errors import PetalsError
 from stages import cli, evaluate, prepare, train
@@ -61,6 +61,13 @@ def answers(folder: Path) -> list[tuple[str, str]]:
 
 def scores(folder: Path, name: str) -> dict:
     return json.loads((folder / "metrics" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("text", ["60s", "", "0", "-1", "nan", "inf"])
+def test_a_patience_that_is_no_time_is_one_line(monkeypatch, text):
+    monkeypatch.setenv("PETALS_TIMEOUT", text)
+    with pytest.raises(PetalsError, match=r"^PETALS_TIMEOUT: should be a number of seconds above 0, but is "):
+        patience()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.server
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -264,6 +265,19 @@ def test_files_wait_on_the_disk_that_a_link_leads_to(server, tmp_path):
     kaggle.download("data/petals", 192, counts=COUNTS)
     assert Path("data/petals").is_symlink() and contents(Path("data/petals")).keys() <= server.files.keys()
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["photographs"]
+
+
+def test_files_wait_in_a_folder_that_is_a_disk_of_its_own(server, monkeypatch):
+    Path("data/petals").mkdir(parents=True)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "petals")
+    server.cut = "tfrecords-jpeg-192x192/train/01-192x192-4.tfrec"
+    with pytest.raises(PetalsError, match="the connection to Kaggle broke"):
+        kaggle.download("data/petals", 192, counts=COUNTS)
+    assert [path.name for path in Path("data/petals").iterdir()] == [".petals.partial"]
+    kaggle.download("data/petals", 192, counts=COUNTS)
+    assert contents(Path("data/petals")) == {name: data for name, data in server.files.items() if "224" not in name}
+    assert not Path("data/petals/.petals.partial").exists()
+    assert [path.name for path in Path("data").iterdir()] == ["petals"]
 
 
 def test_what_was_brought_of_another_size_waits_and_replaces_nothing(server):

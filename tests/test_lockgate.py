@@ -133,7 +133,7 @@ EDITS = {
     ),
     "a renamed stage": (
         [("dvc.yaml", "  score:\n", "  evaluate:\n")],
-        ["evaluate: has no entry in dvc.lock", "score: in dvc.lock, but not in dvc.yaml"],
+        ["evaluate: has no entry in dvc.lock", "score: in dvc.lock, but not in dvc.yaml; delete its entry"],
     ),
     "a metric": (
         [("score.json", "{}", '{"f1": 1}')],

@@ -1,16 +1,19 @@
 """Packed splits: what is written is read back, whatever the shards, and damage is said in a line."""
 
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from petals import packed
 from petals.errors import PetalsError
-from petals.packed import PackedSplit, Shards, create_shards, rewrite, write_labels
+from petals.packed import OPEN_FILES, PackedSplit, Shards, create_shards, rewrite, write_labels
 
 SIZE, COUNT = 8, 11
+FEW = 100  # files to open, for 110 shards
 ROW = SIZE * SIZE * 3
 IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
 LABELS = [n % 3 for n in range(COUNT)]
@@ -48,6 +51,29 @@ def test_read_copies_the_rows_that_are_asked_for(folder: Path):
         assert np.array_equal(found, IMAGES[np.asarray(rows, int)])
     found[:] = 0
     assert np.array_equal(split.images.read(range(COUNT)), IMAGES)
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """Lets this process open few files, at first; the most that it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_shards_than_a_system_allows_at_first_are_opened(tmp_path, make_split, few_files):
+    folder = make_split(tmp_path / "many", np.repeat(IMAGES, 10, axis=0), LABELS * 10, classes="abc", shard_bytes=1)
+    assert np.array_equal(PackedSplit(folder).images.read([0, 109]), IMAGES[[0, 10]])
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(OPEN_FILES, few_files)
+
+
+def test_more_shards_than_a_system_allows_at_all_are_not_called_damaged(tmp_path, make_split, few_files, monkeypatch):
+    folder = make_split(tmp_path / "many", np.repeat(IMAGES, 10, axis=0), LABELS * 10, classes="abc", shard_bytes=1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, few_files))
+    monkeypatch.setattr(packed, "allow_open_files", lambda: None)
+    with pytest.raises(PetalsError, match="more files than a process may open; raise ulimit -n"):
+        PackedSplit(folder)
 
 
 @pytest.mark.parametrize("size", [1, 3, COUNT, 50])

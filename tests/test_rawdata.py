@@ -395,6 +395,7 @@ def test_links_to_files_inside_and_to_the_data_itself_are_followed(flowers: Path
         ("rose/up", "..", "a link in a circle"),
         ("train", "train", "a link in a circle"),
         ("rose/gone.jpg", "nowhere.jpg", "a link to nothing"),
+        ("tulip", "rose", "a link to a folder, which DVC does not follow"),
     ],
 )
 def test_a_link_that_leads_nowhere_good(tmp_path: Path, link: str, target: str, message: str):
@@ -405,6 +406,17 @@ def test_a_link_that_leads_nowhere_good(tmp_path: Path, link: str, target: str, 
     images(root / "iris", "c.jpg")
     (root / link).symlink_to(target)
     assert fault(root).startswith(f"{root / link}: {message}")
+
+
+@pytest.mark.parametrize("link", ["tfrecords-jpeg-SxS", "tfrecords-jpeg-SxS/val", "tfrecords-jpeg-SxS/val/x"])
+def test_links_that_dvc_does_not_follow_are_refused_in_kaggles_layout(kaggle: Path, tmp_path_factory, link: str):
+    link, elsewhere = link.replace("S", "192"), tmp_path_factory.mktemp("elsewhere") / "there"
+    if (kaggle / link).exists():
+        (kaggle / link).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    (kaggle / link).symlink_to(elsewhere)
+    assert fault(kaggle).startswith(f"{kaggle / link}: a link out of the data folder")
 
 
 # --- neither, and ids ---

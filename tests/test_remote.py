@@ -396,6 +396,27 @@ def test_a_check_for_a_push_leaves_nothing(first, storage, monkeypatch):
     assert (result.exit_code, result.output, storage.names()) == (0, "", [])
 
 
+def test_a_push_without_the_right_to_write_is_one_line_before_dvc_is_asked(first, monkeypatch):
+    monkeypatch.setattr(remote, "run", lambda *arguments: pytest.fail("DVC was asked"))
+    monkeypatch.chdir(first.root)
+    handler = type("Fixed", (Answer,), {"status": 403, "refused": ("POST",)})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        point(first, f"http://127.0.0.1:{server.server_port}")
+        result = CliRunner().invoke(remote.main, ["push"])
+        server.shutdown()
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "gs://petals: your account may not write to it" in result.output
+
+
+def test_a_lock_file_that_cannot_be_read_is_one_line(first, storage, monkeypatch):
+    monkeypatch.chdir(first.root)
+    Path("dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n")
+    result = CliRunner().invoke(remote.main, ["pull"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "DVC cannot read the pipeline: " in result.output and "dvc.lock" in result.output
+
+
 @pytest.mark.parametrize(("refused", "code"), [("POST", 1), ("DELETE", 0)])
 def test_a_check_for_a_push_asks_for_the_right_to_write_and_no_more(first, monkeypatch, refused, code):
     monkeypatch.chdir(first.root)

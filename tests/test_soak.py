@@ -73,6 +73,19 @@ def test_files_of_dvc_that_are_cut_short_are_mended_and_nothing_runs_again(folde
     assert (folder / "dvc.lock").read_text() == lock
 
 
+def test_a_lock_that_git_has_is_put_back(folder):
+    """So that what was pulled, and never ran here, does not run."""
+    lock = (folder / "dvc.lock").read_text()
+    run("git add -A && git commit -qm run", folder)
+    (folder / "dvc.lock").write_text(lock[:60])
+    assert CliRunner().invoke(main).output.startswith("dvc.lock was cut short; put back as it is in HEAD\n")
+    assert (folder / "dvc.lock").read_text() == lock
+    (folder / "dvc.lock").write_text(lock[:60])
+    run("git commit -qam broken", folder)
+    assert "removed, dvc repro writes it again" in CliRunner().invoke(main).output
+    assert not (folder / "dvc.lock").exists()
+
+
 def test_a_lock_that_is_cut_anywhere_is_one_that_dvc_can_read_or_gone(folder):
     lock = (folder / "dvc.lock").read_text()
     for keep in range(len(lock)):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from project import run
 
@@ -154,6 +155,23 @@ def test_a_tampered_hash_is_found(checkout):
     done = verify()
     assert done.exit_code == 1 and "something is not repeatable" in done.output
     assert row(done.output, "model.bin")[1] == "f" * 12
+
+
+def test_a_lock_that_has_changed_since_the_record_is_said_to_be(checkout, monkeypatch):
+    (checkout / "machine.json").write_text(json.dumps({"fingerprint": machine.fingerprint(), "dvc_lock_md5": "0"}))
+    commit()
+    monkeypatch.setenv("LAST_BITS", "1")
+    done = verify()
+    assert done.exit_code == 1 and "or dvc.lock has changed since and is of another machine" in done.output
+
+
+def test_what_no_stage_makes_any_more_is_not_the_same(checkout):
+    lock = yaml.safe_load((checkout / "dvc.lock").read_text())
+    lock["stages"]["gone"] = {"cmd": "true", "outs": [{"path": "gone.bin", "md5": "0" * 32, "hash": "md5"}]}
+    (checkout / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    commit()
+    done = verify()
+    assert done.exit_code == 1 and row(done.output, "gone.bin")[3] == "NO"
 
 
 def test_scores_that_cannot_be_compared_are_neither(checkout, monkeypatch):
