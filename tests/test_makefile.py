@@ -63,7 +63,7 @@ def test_serve_names_the_commit_where_its_model_is_served_and_nowhere_else(folde
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     def served() -> str:
-        return make(folder, "serve").stdout
+        return make(folder, "--no-print-directory", "serve").stdout  # which a make above it has switched on
 
     git("init", "-q")
     git("add", "dvc.lock")
