@@ -38,8 +38,8 @@ def images_below(top: Path, locked: list[OSError]) -> Iterator[Path]:
     for folder, folders, names in os.walk(top, onerror=locked.append):
         folders[:] = (name for name in folders if not name.startswith("."))
         for each in (Path(folder, name) for name in names if not name.startswith(".")):
-            special = os.path.exists(each) and not os.path.isfile(each)
-            if each.suffix.lower() in IMAGES and not special:
+            # No pipe and the like; what cannot be found is told when it is read.
+            if each.suffix.lower() in IMAGES and (os.path.isfile(each) or not os.path.exists(each)):
                 yield each
 
 

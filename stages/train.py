@@ -160,7 +160,10 @@ class Learning:
             compile_kernels(self.learner, group.size * params.accumulate)
 
     def parts(self, count: int) -> int:
-        """In how many parts this process takes its share of `count` images: whole ones in more, for no more memory."""
+        """In how many parts this process takes its share of `count` images.
+
+        Whole ones come in more parts, so that each has about as many pixels as before.
+        """
         here = self.params.accumulate
         if not self.data.whole or self.params.compile:
             return here

@@ -534,7 +534,7 @@ def test_the_finish_is_on_whole_images(trained):
     assert len({whole, half, none}) == 3
 
 
-def test_whole_images_come_in_parts_that_take_no_more_memory(folder, monkeypatch):
+def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
     tiny_records(folder / "data/tiny")
     knobs(image_size=160, train_size=0.8, epochs=2, finish=0.5, batch_size=12, robustness=0)
     done(prepare, "data/tiny", *PREPARE)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Open a pull request with the result of a training run, of which FOLDER holds what git keeps. Anything else there is left.
-# Usage: open-pull-request.sh FOLDER
+# Open a pull request with the result of a training run, of which FOLDER holds what git keeps. Nothing else is
+# taken from there. Usage: open-pull-request.sh FOLDER
 set -euo pipefail
 result=(dvc.lock machine.json params.yaml metrics plots)
 for each in "${result[@]}"; do
