@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from petals.draws import SOURCES, DrawsOfWholeBatch
-from petals.operations import CutMix, DrawnOnly, RandomHue
+from petals.operations import CutMix, DrawnOnly, MixUp, RandomHue
 from petals.seeding import seed_for
 
 DRAWS_PER_VIEW = 64
@@ -119,11 +119,14 @@ class BatchAugmentation:
         self.image_steps = nn.Sequential(*steps)
         self.mixup_share, self.cutmix_share = mixup, cutmix
         keys = ["input", "class"]
-        self.mixup = K.RandomMixUpV2(data_keys=keys)
+        self.mixup = MixUp(data_keys=keys)
         self.cutmix = CutMix(data_keys=keys, use_correct_lambda=True)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes)."""
+        """Take float32 N × 3 × H × W in 0…1 and int64 N; give images and targets (float32, N × classes).
+
+        The images may be changed in place.
+        """
         images = self.image_steps(images.contiguous())  # Kornia is faster on planes than on pixels
         mix = self.draw_mix()
         if not mix:

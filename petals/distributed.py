@@ -173,8 +173,10 @@ class Group:
 
     def average_statistics(self, net: nn.Module) -> None:
         """Make one of what the batch norms of all processes have learned in this step."""
+        if self.size == 1:
+            return
         norms = [each for each in net.modules() if isinstance(each, BATCH_NORMS) and each.training]
-        if self.size == 1 or not norms:
+        if not norms:
             return
         buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
         flat = torch.cat(buffers)

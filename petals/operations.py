@@ -6,14 +6,13 @@ import kornia.augmentation as K
 import torch
 from kornia.color import rgb_to_hsv
 from kornia.enhance.adjust import adjust_hue_raw
-from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 
 
 class DrawnOnly(nn.Module):
-    """An operation that changes some images of a batch, and computes those alone.
+    """An operation that changes some images of a batch: it computes those alone, in place.
 
-    Kornia itself computes the whole batch, to keep the drawn ones of it.
+    Kornia itself computes a new batch, to keep the drawn ones of it.
     """
 
     def __init__(self, operation: K.RandomHorizontalFlip | K.RandomErasing | K.RandomGaussianBlur) -> None:
@@ -29,19 +28,30 @@ class DrawnOnly(nn.Module):
         if not len(drawn):
             return images
         own = {name: each[drawn] for name, each in params.items() if name != "forward_input_shape"}
-        rows, changed = drawn.to(images.device), images.clone()
-        changed[rows] = self.operation.apply_transform(images[rows], own, self.operation.flags)
-        return changed
+        rows = drawn.to(images.device)
+        changed = self.operation.apply_transform(images.index_select(0, rows), own, self.operation.flags)
+        return images.index_copy_(0, rows, changed)
+
+
+class MixUp(K.RandomMixUpV2):
+    """Kornia's MixUp of all images, with fewer copies of them."""
+
+    def transform_input(self, input: Tensor, params: dict[str, Tensor], flags: dict) -> Tensor:
+        share = params["mixup_lambdas"].to(input.device, input.dtype).view(-1, 1, 1, 1)
+        partners = input.index_select(0, params["mixup_pairs"].to(input.device))
+        return (input * (1 - share)).add_(partners.mul_(share))
 
 
 class CutMix(K.RandomCutMixV2):
-    """Kornia's CutMix, with the pixels of the rectangles chosen all at once and not one by one: ten times as fast."""
+    """Kornia's CutMix of all images, which copies rectangles and looks at no other pixel."""
 
-    def apply_transform(self, input: Tensor, params: dict[str, Tensor], maybe_flags: dict | None = None) -> Tensor:
-        mixed = input
-        for pair, crop in zip(params["mix_pairs"], params["crop_src"], strict=True):
-            inside = bbox_to_mask(crop.to(input.device), input.shape[3], input.shape[2]).bool()[:, None]
-            mixed = torch.where(inside, input[pair.to(input.device)], mixed)
+    def transform_input(self, input: Tensor, params: dict[str, Tensor], flags: dict) -> Tensor:
+        mixed = input.clone()
+        for pairs, corners in zip(params["mix_pairs"].tolist(), params["crop_src"][:, :, ::2].tolist(), strict=True):
+            for row, (other, ((left, top), (right, bottom))) in enumerate(zip(pairs, corners, strict=True)):
+                down = slice(max(0, math.ceil(top)), max(0, math.floor(bottom) + 1))
+                across = slice(max(0, math.ceil(left)), max(0, math.floor(right) + 1))
+                mixed[row, :, down, across] = input[other, :, down, across]
         return mixed
 
 

@@ -20,7 +20,7 @@ def plain_images() -> torch.Tensor:
 def augmented(seed: int, images: torch.Tensor, **shares: float) -> tuple[torch.Tensor, torch.Tensor]:
     augment = BatchAugmentation(5, **{**dict(flip=0, erasing=0, mixup=0, cutmix=0), **shares})
     torch.manual_seed(seed)
-    return augment(images, LABELS)
+    return augment(images.clone(), LABELS)
 
 
 def test_with_all_shares_zero_nothing_happens():

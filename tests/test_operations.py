@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from petals.operations import CutMix, DrawnOnly, RandomHue, hsv_to_rgb
+from petals.operations import CutMix, DrawnOnly, MixUp, RandomHue, hsv_to_rgb
 
 torch.manual_seed(1)
 SMOOTH = torch.rand(12, 3, 40, 30)
@@ -54,17 +54,22 @@ def test_what_is_not_drawn_is_not_computed(operation: torch.nn.Module):
     for _ in range(20):
         params = ours.forward_parameters(SMOOTH.shape)
         with mock.patch.object(operation, "apply_transform", wraps=operation.apply_transform) as apply:
-            found = ours(SMOOTH, params=params)
+            found = ours(SMOOTH.clone(), params=params)
         computed += sum(len(call.args[0]) for call in apply.mock_calls)
         assert torch.equal(found, operation(SMOOTH, params=params))
     assert 0.2 < computed / (20 * len(SMOOTH)) < 0.6
 
 
-def test_cutmix_is_kornias():
-    theirs, ours = (each(data_keys=["input", "class"], use_correct_lambda=True) for each in (K.RandomCutMixV2, CutMix))
-    labels = torch.arange(len(SMOOTH))
+@pytest.mark.parametrize(
+    ("theirs", "ours", "settings"),
+    [(K.RandomMixUpV2, MixUp, {}), (K.RandomCutMixV2, CutMix, {"use_correct_lambda": True, "num_mix": 2})],
+    ids=["mixup", "cutmix"],
+)
+def test_mixing_is_kornias(theirs: type, ours: type, settings: dict):
+    theirs, ours = (each(data_keys=["input", "class"], **settings) for each in (theirs, ours))
+    labels, before = torch.arange(len(SMOOTH)), SMOOTH.clone()
     for _ in range(10):
         params = theirs.forward_parameters(SMOOTH.shape)
         (expected, its), (found, own) = (each(SMOOTH, labels, params=params) for each in (theirs, ours))
         assert torch.equal(found, expected) and torch.equal(own, its)
-        assert not torch.equal(found, SMOOTH)
+        assert not torch.equal(found, SMOOTH) and torch.equal(SMOOTH, before)
