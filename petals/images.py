@@ -95,28 +95,54 @@ def reduction(width: int, height: int, least: int) -> int:
 def _decode_jpeg(data: bytes, width: int, height: int, least: int | None) -> np.ndarray:
     """Reduced by libjpeg's inverse cosine transform; a last row or column of fewer pixels than the others is cut off.
 
-    Zeros that some cameras leave before the end are passed over: the picture is whole.
+    What some cameras write wrongly beside the pixels is passed over.
     """
     factor = 1 if least is None else reduction(width, height, least)
     smaller = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
-    try:
-        pixels = decode_jpeg(data, **smaller)
-    except ValueError as error:
-        pixels = decode_jpeg(_without_padding(data, str(error)), **smaller)
-    return np.ascontiguousarray(pixels[: height // factor, : width // factor])
+    while True:
+        try:
+            pixels = decode_jpeg(data, **smaller)
+        except ValueError as error:
+            data = _mended(data, str(error))
+        else:
+            return np.ascontiguousarray(pixels[: height // factor, : width // factor])
 
 
-def _without_padding(data: bytes, fault: str) -> bytes:
-    """Take the bytes that libjpeg calls extraneous out of `data`, if all are zero; others may be a damaged picture's.
-
-    Raises ValueError where there is nothing of the kind.
-    """
+def _mended(data: bytes, fault: str) -> bytes:
+    """Put right what says nothing of a JPEG's pixels, of which libjpeg says `fault`; raises ValueError for all else."""
     padded = _PADDED.search(fault)
-    end = data.rfind(b"\xff\xd9")
-    start = end - int(padded[1]) if padded else -1
-    if start < 0 or data[start:end].strip(b"\0"):
+    mended = _without_padding(data, int(padded[1])) if padded else _with_sound_header(data)
+    if mended == data:
         raise ValueError(fault)
-    return data[:start] + data[end:]
+    return mended
+
+
+def _without_padding(data: bytes, count: int) -> bytes:
+    """Take out `count` bytes before the end, if all are zero; others may be a damaged picture's."""
+    end = data.rfind(b"\xff\xd9")
+    start = max(0, end - count)
+    return data if data[start:end].strip(b"\0") else data[:start] + data[end:]
+
+
+def _with_sound_header(data: bytes) -> bytes:
+    """Walk the segments up to the pixels (ITU-T T.81, B.1.1), and put each right.
+
+    Phones of Samsung's leave the last three bytes of a sequential scan's header zero, which may be 0, 63, 0 alone
+    (B.2.3); others name a JFIF version that there is not, or leave zeros between segments.
+    """
+    segments, at, sequential = [data[:2]], 2, False
+    while segments[-1][1] != 0xDA:
+        while data[at] == 0 or data[at : at + 2] == b"\xff\xff":
+            at += 1
+        segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
+        at += len(segment)
+        sequential |= segment[1] in (0xC0, 0xC1)
+        if segment[4:9] == b"JFIF\0" and segment[9] != 1:
+            segment = segment[:9] + b"\1\1" + segment[11:]
+        elif segment[1] == 0xDA and sequential:
+            segment = segment[:-3] + b"\0\x3f\0"
+        segments.append(segment)
+    return b"".join(segments) + data[at:]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,15 @@ class Model:
     def open(cls, path: str | Path, threads: int = 1) -> "Model":
         """Open a file that export has written, on the processor; raises PetalsError where it is no such file."""
         path = Path(path)
-        if path.is_dir():
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise PetalsError(f"{path}: not found; dvc repro makes the model, dvc pull brings it") from None
+        except OSError as error:
+            raise PetalsError(f"{path}: cannot be read ({error.strerror})") from None
+        if stat.S_ISDIR(status.st_mode):
             raise PetalsError(f"{path}: is a folder; name the model file in it")
-        if not path.is_file():
-            raise PetalsError(f"{path}: not found; dvc repro makes the model, dvc pull brings it")
-        if not path.stat().st_size:
+        if not status.st_size:
             of_int8 = path.name.endswith(".int8.onnx")
             why = "as export found that int8 loses too much; take model.onnx" if of_int8 else "run dvc repro export"
             raise PetalsError(f"{path}: empty, {why}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from simplejpeg import decode_jpeg
 
 from petals import images, resizing
 from petals.errors import PetalsError
@@ -127,6 +128,34 @@ def test_zeros_before_the_end_of_a_jpeg_are_passed_over(least: int | None):
     for spoilt in (data[:-2] + bytes(range(1, 31)) + data[-2:], padded[:-2]):
         with pytest.raises(PetalsError, match="here: the image is damaged or cut short"):
             decode(spoilt, "here", least)
+
+
+def of_samsungs(data: bytes) -> bytes:
+    """As their phones write it: the header of the scan ends in zeros."""
+    end = data.index(b"\xff\xda") + 2
+    end += int.from_bytes(data[end : end + 2])
+    return data[: end - 3] + bytes(3) + data[end:]
+
+
+FAULTS = {
+    "samsung": of_samsungs,
+    "jfif 2.01": lambda data: data.replace(b"JFIF\0\1\1", b"JFIF\0\2\1", 1),
+    "zeros between segments": lambda data: data.replace(b"\xff\xdb", bytes(5) + b"\xff\xdb", 1),
+    "all of them": lambda data: FAULTS["jfif 2.01"](of_samsungs(data[:-2] + bytes(30) + data[-2:])),
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("least", [None, 60])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_what_cameras_write_wrongly_beside_the_pixels_is_passed_over(fault: Callable, least: int | None, mode: str):
+    data = encoded(photograph(480, 640).convert(mode), "JPEG")
+    with pytest.raises(ValueError):
+        decode_jpeg(fault(data))
+    np.testing.assert_array_equal(decode(fault(data), "here", least), decode(data, "here", least))
+    for length in range(len(data) // 8, len(data), len(data) // 4):
+        with pytest.raises(PetalsError, match="here: the image is damaged or cut short"):
+            decode(fault(data)[:length], "here", least)
 
 
 def test_want_of_memory_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch):

@@ -26,6 +26,8 @@ def test_what_is_no_model_is_one_line(tmp_path):
     path = tmp_path / "model.onnx"
     with pytest.raises(PetalsError, match=r"model\.onnx: not found; dvc repro"):
         Model.open(path)
+    with pytest.raises(PetalsError, match=r"cannot be read \(File name too long\)"):
+        Model.open(tmp_path / ("x" * 300))
     with pytest.raises(PetalsError, match="is a folder; name the model file in it"):
         Model.open(tmp_path)
     path.touch()

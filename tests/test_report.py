@@ -1,5 +1,6 @@
 """The report on small repositories with known predictions: what it says, what it survives, its exit code."""
 
+import hashlib
 import json
 import os
 import re
@@ -148,6 +149,24 @@ def test_a_better_branch_is_said_to_be_better(repository):
 
     assert report("HEAD", "before").splitlines()[0].endswith("worse, more than noise")
     assert report("before", "before").splitlines()[0].endswith("the same prediction for every image")
+
+
+def test_scores_of_other_code_or_settings_than_those_beside_them_are_doubted(repository):
+    train, md5 = "lr = 1\n", hashlib.md5(b"lr = 1\n").hexdigest()
+    files = run_files(["rose", "iris"], ["rose", "iris"]) | {"stages/train.py": train}
+    code = f"    deps: [{{path: stages/train.py, hash: md5, md5: {md5}, size: 7}}, {{path: data/prepared,"
+    files["dvc.lock"] = files["dvc.lock"].replace("    deps: [{path: data/prepared,", code)
+    repository.commit(files, "before")
+    repository.commit(files | {"notes.txt": "new"})
+    page = report("before")
+    assert page.splitlines()[0].endswith("the same prediction for every image") and "`dvc.lock`" not in page
+    repository.commit(
+        files | {"stages/train.py": "lr = 2\n", "params.yaml": files["params.yaml"].replace("0.001", "0.01")}
+    )
+    page = report("before")
+    assert page.splitlines()[0].endswith("; but of a run before head's last changes")
+    assert "- In head, `stages/train.py`, `lr` changed after the run that `dvc.lock` names" in page
+    assert "- In base, `stages/train.py`, `lr` changed after" in report("HEAD", "before")
 
 
 def test_noise_is_called_noise(repository):

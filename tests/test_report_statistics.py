@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, chi2
+from scipy.stats import binomtest, bootstrap, chi2, norm
 from sklearn.metrics import f1_score
 
 from petals.report import statistics
@@ -86,3 +86,29 @@ def discordant(won: int, lost: int):
     base[:won] = 0
     head[won : won + lost] = 0
     return actual, base, head
+
+
+@pytest.mark.parametrize(("won", "beyond"), [(4, False), (5, False), (6, True)])
+def test_intervals_call_no_difference_real_that_mcnemars_test_could_not(won, beyond):
+    actual = np.arange(200) % 4
+    base = np.where(np.arange(200) < won, (actual + 1) % 4, actual)
+    for interval in statistics.bootstrap(actual, base, actual, 4).values():
+        assert interval.beyond_noise is beyond and interval.high > 0
+    assert (binomtest(won, won).pvalue < 0.05) == beyond
+
+
+def test_the_interval_of_one_model_is_corrected_for_bias():
+    actual, predicted, _ = integers(5, count=60, classes=20)
+    ours = statistics.macro_f1_interval(actual, predicted, 20)
+
+    rng = np.random.default_rng(7)
+    kept = [rng.integers(60, size=60) for _ in range(2000)]
+    here, *scores = (
+        f1_score(actual[d], predicted[d], labels=np.unique(actual[d]), average="macro") for d in [slice(None), *kept]
+    )
+    shift = 2 * norm.ppf(np.mean(np.array(scores) < here))
+    expected = np.percentile(scores, 100 * norm.cdf([shift - 1.96, shift + 1.96]))
+    assert np.allclose([ours.low, ours.high], expected, atol=0.015)
+    assert ours.high > np.percentile(scores, 97.5) + 0.01  # where few images a class make macro F1 too low
+    perfect = statistics.macro_f1_interval(actual, actual, 20)
+    assert (perfect.low, perfect.high) == (1, 1)

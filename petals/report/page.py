@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from petals.report import changes, classes, scores
+from petals.report import changes, classes, scores, staleness
 from petals.report.comparison import Comparison, compare
 from petals.report.curves import training_curves
 from petals.report.markdown import Section, code, counted
@@ -53,11 +53,13 @@ def fit(top: str, sections: list[Section], most: int = MOST_CHARACTERS) -> str:
 
 
 def _top(base: Side, head: Side, comparison: Comparison | None) -> str:
-    parts = [f"## {scores.verdict(base, head, comparison)}", _sides(base, head, comparison)]
+    stale = {label: staleness.note(label, side) for label, side in (("base", base), ("head", head))}
+    doubt = "; but of a run before head's last changes" if stale["head"] else ""
+    parts = [f"## {scores.verdict(base, head, comparison)}{doubt}", _sides(base, head, comparison)]
     parts += [scores.score_table(base, head, comparison)]
     if comparison:
         parts.append(scores.significance(comparison))
-    notes = [*_notes(base, head), *scores.score_notes(base, head)]
+    notes = [*filter(None, stale.values()), *_notes(base, head), *scores.score_notes(base, head)]
     parts += ["\n".join(f"- {note}" for note in notes), changes.unchanged(base, head)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

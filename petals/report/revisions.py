@@ -25,6 +25,13 @@ class Revision:
 
     def text(self, path: str) -> str:
         """The UTF-8 text of `path` (from the root of the repository) at this commit; raises Unreadable."""
+        try:
+            return self.content(path).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise Unreadable(path, "is not UTF-8 text") from None
+
+    def content(self, path: str) -> bytes:
+        """The bytes of `path`; raises Unreadable."""
         blob = f"{self.commit}:{path}"
         size = _git("cat-file", "-s", blob)
         if size is None:
@@ -34,10 +41,7 @@ class Revision:
         content = _git("cat-file", "blob", blob)
         if content is None:
             raise Unreadable(path, "is not a file")
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise Unreadable(path, "is not UTF-8 text") from None
+        return content
 
     def files(self, folder: str) -> list[str]:
         """Paths of all files below `folder`, sorted."""

@@ -5,7 +5,7 @@ import json
 from petals.report.comparison import Comparison, own_scores, set_difference
 from petals.report.markdown import code, counted, listing, signed
 from petals.report.sides import Side, number
-from petals.report.statistics import RESAMPLES, Interval, mcnemar
+from petals.report.statistics import FEWEST, RESAMPLES, Interval, mcnemar
 
 CORRUPTED = "mean_macro_f1"
 INT8 = "int8.macro_f1"
@@ -81,6 +81,8 @@ def significance(comparison: Comparison) -> str:
         f"Intervals: paired bootstrap, {RESAMPLES:,} resamples of the validation images; what another seed would "
         "change is not in them."
     )
+    if test.won + test.lost < FEWEST:
+        intervals += " They reach to zero here, as so few images tell nothing for certain."
     if not comparison.intervals:
         intervals = "There are no intervals: so many images in so many classes would take minutes to resample."
     return (

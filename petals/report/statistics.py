@@ -6,10 +6,12 @@ Labels are int64 arrays of shape (N,) with values in 0 … classes − 1.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 RESAMPLES = 5_000
+FEWEST = 6  # discordant pairs that can tell base from head at all: 2 / 2⁶ is the first p of the exact test below 5 %
 EXACT_BELOW = 25  # discordant pairs; from here on chi-square is a good approximation of the binomial
 MOST_CELLS = 50_000  # of one resample: distinct triples of labels, and classes; more would take minutes
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of a batch of resamples
@@ -49,6 +51,8 @@ def bootstrap(
 
     Images are drawn with replacement, each with its true label and both predictions. A class that a resample
     lacks is left out of that resample's macro F1, by the same definition as in the whole sample.
+    Where fewer than FEWEST images are newly right or wrong, all in one direction, hardly any resample lacks them all;
+    so each interval reaches to zero then.
     Gives the intervals of the differences, head − base, of `macro_f1` and `accuracy`; none at all where a resample
     has more than MOST_CELLS cells.
     """
@@ -59,24 +63,36 @@ def bootstrap(
         return {}
     truth, base, head = triples
     gained = (head == truth).astype(int) - (base == truth)  # images by which head is ahead: 1, 0 or −1
+    few = counts[gained != 0].sum() < FEWEST
     f1_differences, accuracy_differences = [], []
     for draws in _draws(counts, classes, resamples, seed):
         scores = [_macro_f1s(truth, predicted, draws, classes) for predicted in (base, head)]
         f1_differences.append(scores[1] - scores[0])
         accuracy_differences.append(draws @ gained / len(actual))
     return {
-        "macro_f1": _interval(np.concatenate(f1_differences)),
-        "accuracy": _interval(np.concatenate(accuracy_differences)),
+        "macro_f1": _interval(np.concatenate(f1_differences), few),
+        "accuracy": _interval(np.concatenate(accuracy_differences), few),
     }
 
 
 def macro_f1_interval(
     actual: np.ndarray, predicted: np.ndarray, classes: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Percentile interval of macro F1 by the bootstrap, 95 %: how far it would move with other images of the kind."""
+    """The 95 % interval of macro F1 by the bootstrap: how far it would move with other images of the kind.
+
+    Its percentiles are corrected for bias (Efron 1981): of classes of few images macro F1 is too low on average, and in
+    resamples once more. Where most classes have two images, as in the sample's validation split, plain percentiles held
+    the truth in 73, 86 and 89 % of 200 simulated sets with accuracies of 0.70, 0.85 and 0.94, these in 90, 93 and 94 %.
+    """
     (truth, guesses), counts = np.unique(np.stack([actual, predicted]), axis=1, return_counts=True)
     draws = _draws(counts, classes, resamples, seed)
-    return _interval(np.concatenate([_macro_f1s(truth, guesses, each, classes) for each in draws]))
+    scores = np.concatenate([_macro_f1s(truth, guesses, each, classes) for each in draws])
+    here = _macro_f1s(truth, guesses, counts[None], classes)[0]
+    below = (np.sum(scores < here) + np.sum(scores == here) / 2) / resamples
+    normal, least = NormalDist(), 0.5 / resamples
+    shift = 2 * normal.inv_cdf(min(max(below, least), 1 - least))
+    low, high = (100 * normal.cdf(shift + normal.inv_cdf(share)) for share in (0.025, 0.975))
+    return Interval(*map(float, np.percentile(scores, [low, high])))
 
 
 def mcnemar(actual: np.ndarray, base: np.ndarray, head: np.ndarray) -> McNemar:
@@ -117,6 +133,6 @@ def _sum_by(labels: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
     return sums
 
 
-def _interval(differences: np.ndarray) -> Interval:
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return Interval(float(low), float(high))
+def _interval(differences: np.ndarray, with_zero: bool) -> Interval:
+    low, high = map(float, np.percentile(differences, [2.5, 97.5]))
+    return Interval(min(low, 0.0), max(high, 0.0)) if with_zero else Interval(low, high)
