@@ -15,13 +15,13 @@ import torch
 from benchmarks.lab import command, pipeline_folder, repeated
 from benchmarks.pairs import Row, alternate, ratios
 from petals import models, onnx_export
+from petals.augmentation import to_floats
 from petals.devices import set_up
 from petals.files import remove
 from petals.inference import OUTPUTS, open_session
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import ExportParams, TrainParams, load_params
-from petals.predicting import answers
 from stages import evaluate
 
 
@@ -97,8 +97,8 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
     """One image from pixels to probabilities, again and again."""
     folder = pipeline_folder(scratch / "onnx", ("prepare",), **settings)
     params = load_params(ExportParams, folder / "params.yaml")
-    device = set_up("cpu", params.threads)
-    net, info = weights.load(model(folder))
+    set_up("cpu", params.threads)
+    net, info = weights.load(model(folder))  # in evaluation mode
     onnx_export.write(onnx_export.assemble(onnx_export.network(net), info), info, folder / "models" / "model.onnx")
     session = open_session(folder / "models" / "model.onnx", params.threads)
     image = PackedSplit(folder / "data" / "prepared" / "val").images.read([0])
@@ -112,8 +112,12 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
     def onnx() -> float:
         return seconds(session.run, OUTPUTS[:1], {"image": image})
 
+    @torch.inference_mode()
+    def answer() -> None:
+        net.probabilities(to_floats(torch.from_numpy(image)))
+
     def eager() -> float:
-        return seconds(answers, net, [image], device, len(info["classes"]))
+        return seconds(answer)
 
     onnx(), eager()
     ours, limit = alternate(onnx, eager, pairs)

@@ -20,7 +20,7 @@ done
 
 docker-credential-gcr configure-docker --registries="${image%%/*}" || gcloud auth configure-docker --quiet "${image%%/*}"
 docker rm --force petals 2> /dev/null || true
-docker run --name petals --init --detach --restart on-failure --gpus all --network host --ipc host --volume petals:/workspace \
+docker run --name petals --init --detach --restart on-failure:10 --gpus all --network host --ipc host --volume petals:/workspace \
   --env PET_NNODES="$machines" --env PET_NPROC_PER_NODE=gpu --env PET_NODE_RANK="${name##*-}" \
   --env PET_MASTER_ADDR="${name%-*}-0" --env PET_MASTER_PORT=29500 \
   "$image" python -m petals.cluster "${arguments[@]}"

@@ -15,5 +15,6 @@ elif ! git -C "$copy" merge-base --is-ancestor "$commit" HEAD 2> /dev/null; then
   exit 1
 fi
 cd "$copy"
+rm -f .git/index.lock # no git runs here yet: it is left of one that was killed
 python -m petals.recovery
 exec "$@"

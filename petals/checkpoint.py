@@ -162,7 +162,8 @@ def discard_finished() -> None:
     """Remove the checkpoints of runs that have written their model, and all but three others."""
     latest = sorted(STATE.glob("train-*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
     unfinished = [path for path in latest if not is_finished(path)]
-    for path in {*latest} - {*unfinished[:KEPT]}:
+    cut_short = STATE.glob(".train-*.partial")  # by a kill while they were written
+    for path in {*latest, *cut_short} - {*unfinished[:KEPT]}:
         path.unlink(missing_ok=True)
 
 

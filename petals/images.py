@@ -11,7 +11,7 @@ from simplejpeg import decode_jpeg
 
 from petals.errors import PetalsError
 
-MAX_PIXELS = 100_000_000  # 300 MB of RGB; the largest cameras stay below it
+MAX_PIXELS = 178_000_000  # 534 MB of RGB, and as many as Pillow opens; cameras of 150 million stay below it
 
 _PADDED = re.compile("([0-9]+) extraneous bytes before marker 0xd9")
 _EXIF_ORIENTATION = 0x0112

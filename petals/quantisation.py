@@ -115,7 +115,7 @@ class Quantiser:
     def mean_shifts(self) -> dict[str, np.ndarray]:
         """What rounding the weights of each convolution, by node, adds to the mean of its outputs (float32, C).
 
-        That is the rounding's error, summed over the kernel, times the mean of each input channel over the batches of
+        That is the rounding's error, summed over the kernel, times the mean of each input channel over the
         calibration images; the zeros around an image are left out of account.
         """
         weights = {each.name: numpy_helper.to_array(each) for each in self.network.graph.initializer}
@@ -131,6 +131,7 @@ class Quantiser:
             watched.graph.node.append(helper.make_node("ReduceMean", [name, "all but channels"], [mean], keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(mean, TensorProto.FLOAT, None))
         means = dict(zip(inputs, self.run(watched, [f"mean of {name}" for name in inputs], self.images), strict=True))
+        sizes = np.array([min(BATCH, len(self.images) - start) for start in range(0, len(self.images), BATCH)], np.float32)
 
         shifts = {}
         for node in nodes:
@@ -138,7 +139,12 @@ class Quantiser:
             scale = np.maximum(np.abs(weight).max((1, 2, 3), keepdims=True) / 127, np.finfo(np.float32).tiny)
             error = (np.round(weight / scale) * scale - weight).sum((2, 3))
             groups = next((each.i for each in node.attribute if each.name == "group"), 1)
-            mean = np.mean(means[node.input[0]], 0).reshape(groups, -1).repeat(len(weight) // groups, 0)
+            mean = (
+                np.average(means[node.input[0]], 0, sizes)
+                .astype(np.float32)
+                .reshape(groups, -1)
+                .repeat(len(weight) // groups, 0)
+            )
             shifts[node.name] = (error * mean).sum(1)
         return shifts
 

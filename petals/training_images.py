@@ -1,6 +1,7 @@
 """The images of an epoch: which, in what order, and in which of their versions."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,22 @@ class TrainingImages:
     def steps(self, batch_size: int) -> int:
         """The number of steps of an epoch."""
         return self.passes * max(1, len(self.split) // batch_size)
+
+    def lengthen_epochs(self, epochs: int, batch_size: int, least: int) -> int:
+        """Set `passes` so that `epochs` have the `least` number of steps together, with few to spare.
+
+        Of few images an epoch is several passes, as are the warm-up and the time between two looks at validation. Gives
+        the number of epochs: a few more, where that needs fewer steps than another pass in each.
+        """
+        self.passes = 1
+        steps = self.steps(batch_size)
+
+        def needed(passes: int) -> int:
+            return max(epochs, math.ceil(least / (passes * steps)))
+
+        fewest = max(1, least // (epochs * steps))
+        self.passes = min((fewest, fewest + 1), key=lambda passes: passes * needed(passes))
+        return needed(self.passes)
 
     def order(self, epoch: int, batch_size: int) -> list[Step]:
         """The steps of `epoch`; the incomplete batch at the end of a pass is left for another order."""

@@ -92,15 +92,20 @@ def read_scores(root: Path) -> dict[str, float]:
         return {}
 
 
-def tolerance(images: float) -> float:
-    """How far scores of `images` images may be apart: absolute for shares, relative for the log-likelihood.
+def bounds(name: str, recorded: float, images: float) -> tuple[float, float]:
+    """Between which values a score of `images` images counts as the `recorded` one.
 
     Last bits grow in training until two models differ like two draws of one recipe. A share measured on n images
-    has a standard error of at most 1 / (2 √n), so the difference of two has 1 / √(2n); this is 2.8 times as much.
+    has a standard error of at most 1 / (2 √n), so the difference of two has 1 / √(2n); 2.8 times as much is allowed.
     A short training (8 epochs at 64 pixels) with 1, 2, 3 and 4 threads, which differ in last bits alone, gave
-    macro F1 between 0.40 and 0.50 on 271 images, for which the tolerance is 0.12.
+    macro F1 between 0.40 and 0.50 on 271 images, where 0.12 is allowed. The log-likelihood hangs on few images, and
+    moves more: the sample's was 0.191 with one thread and 0.235 with two, and 0.151 with another seed. Half and twice
+    as much are allowed.
     """
-    return 2 / math.sqrt(max(images, 1))
+    if name == "nll":
+        return recorded / 2, recorded * 2
+    most = 2 / math.sqrt(max(images, 1))
+    return recorded - most, recorded + most
 
 
 def fetch_data(checkout: Path, clone: Path, environment: dict[str, str]) -> None:
@@ -146,10 +151,10 @@ def compare_scores(recorded: dict[str, float], made: dict[str, float]) -> bool:
     agree = []
     for name in NAMES:
         then, now = recorded[name], made[name]
-        most = tolerance(recorded["images"]) * (then if name == "nll" else 1)
-        agree.append(abs(now - then) <= most)
+        low, high = bounds(name, then, recorded["images"])
+        agree.append(low <= now <= high)
         verdict = "within" if agree[-1] else "NOT within"
-        click.echo(f"{name:<16}recorded {then:.4f}, new {now:.4f}: {verdict} {most:.4f}")
+        click.echo(f"{name:<16}recorded {then:.4f}, new {now:.4f}: {verdict} {low:.4f} … {high:.4f}")
     if all(agree):
         click.echo("\nSame scores, not the same bytes: some outputs differ, all scores are within the tolerance.")
     else:
@@ -164,8 +169,8 @@ def main() -> None:
     \b
     Same bytes    every output has the hash in dvc.lock                              exit code 0
     Same scores   on another machine than that of machine.json: macro F1, accuracy
-                  and top-5 differ by 2 / √images at most, the log-likelihood by
-                  that share of itself                                               exit code 0
+                  and top-5 differ by 2 / √images at most, the log-likelihood is
+                  between half and twice as much                                     exit code 0
     Neither                                                                          exit code 1
 
     Processors differ in the last bits of floating point, so the same scores are what another kind of

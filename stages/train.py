@@ -72,10 +72,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     learning = Learning(params, net, data, group)
 
     data.balance = params.balance
-    # Of few images an epoch is several passes, as are the warm-up and the time between two looks at the validation.
-    data.passes = max(1, params.min_steps // (params.epochs * data.steps(params.batch_size)))
+    epochs = data.lengthen_epochs(params.epochs, params.batch_size, params.min_steps)
     steps_per_epoch = data.steps(params.batch_size)
-    epochs = max(params.epochs, math.ceil(params.min_steps / steps_per_epoch))
     steps = epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
 
@@ -155,6 +153,12 @@ class Learning:
         self.augment = BatchAugmentation(len(data.split.classes), *shares, policy)
         self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+        learning_norms = any(isinstance(each, models.BATCH_NORMS) and each.training for each in net.modules())
+        if learning_norms and params.batch_size < 2 * group.size * params.accumulate:
+            raise PetalsError(
+                f"accumulate: batch norms that learn need two images in each of {group.size} processes × "
+                f"{params.accumulate} parts of a step; lower accumulate, raise batch_size, or set freeze_stats: true"
+            )
         self.learner = group.learner(net)
         if params.compile:
             compile_kernels(self.learner, group.size * params.accumulate)
@@ -162,13 +166,13 @@ class Learning:
     def parts(self, count: int) -> int:
         """In how many parts this process takes its share of `count` images.
 
-        Whole ones come in more parts, so that each has about as many pixels as before.
+        Whole ones come in more parts, so that each has about as many pixels as before, and two images at least.
         """
         here = self.params.accumulate
         if not self.data.whole or self.params.compile:
             return here
         larger = math.ceil((self.data.split.image_size / self.data.size) ** 2)
-        return max(here, min(here * larger, count // self.group.size))
+        return max(here, min(here * larger, count // (2 * self.group.size)))
 
     def step(self, number: int, lr: float, images: Tensor, labels: Tensor, at: str) -> float:
         """Learn from a batch, uint8 N × H × W × 3 and int64 N; gives this process's share of the loss.

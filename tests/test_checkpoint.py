@@ -129,6 +129,7 @@ def test_those_whose_model_is_written_and_broken_ones_are_discarded_and_others_k
     ):
         Run(key).checkpoint.save(progress | {"steps": STEPS})
     (STATE / "train-broken.safetensors").write_bytes(b"\x00")
+    (STATE / ".train-killed.safetensors.partial").write_bytes(b"\x00")
     (STATE / "notes.txt").write_text("not ours to remove")
     discard_finished()
     assert sorted(path.name for path in STATE.iterdir()) == [

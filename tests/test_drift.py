@@ -121,6 +121,16 @@ def test_the_limit_is_that_of_chi_squared_where_counts_are_large():
     assert stability_limit((1000,) * 10, 20_000) == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize(("classes", "images", "window"), [(104, 271, 100), (17, 204, 200), (200, 1200, 200)])
+def test_many_equal_classes_of_which_few_images_are_known_raise_no_alarm_by_chance(classes, images, window):
+    random, even, above = np.random.default_rng(8), np.full(classes, 1 / classes), []
+    for _ in range(20):
+        known = random.multinomial(images, even)
+        limit = stability_limit(tuple(known.tolist()), window)
+        above.append(stability_index(known, random.multinomial(window, even, size=200)) > limit)
+    assert np.mean(above) < 0.008  # one in a thousand is meant
+
+
 def test_the_statistic_is_that_of_scipy():
     first, second = (np.random.default_rng(seed).normal(shift, 1, 500) for seed, shift in ((1, 0), (2, 0.3)))
     quantiles = np.quantile(first, np.linspace(0, 1, 201))

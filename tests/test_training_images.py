@@ -61,6 +61,19 @@ def test_who_is_left_out_changes(make):
     assert len({frozenset(range(COUNT)) - set(rows.tolist()) for rows in seen}) > 3
 
 
+@pytest.mark.parametrize(
+    ("epochs", "least", "passes", "found"),
+    [(12, 0, 1, 12), (12, 25, 1, 13), (1, 33, 17, 1), (2, 33, 9, 2), (3, 33, 6, 3), (2, 200, 50, 2)],
+)
+def test_epochs_are_lengthened_to_the_least_number_of_steps_with_few_to_spare(make, epochs, least, passes, found):
+    images = make()
+    a_pass = images.steps(4)
+    assert a_pass == 2
+    assert images.lengthen_epochs(epochs, 4, least) == found and images.passes == passes
+    steps = found * images.steps(4)
+    assert steps >= least and (steps == epochs * a_pass or steps - least < 2 * max(epochs, a_pass))
+
+
 def test_an_epoch_of_several_passes_is_as_many_epochs_of_one(make):
     single, several = make(), make()
     several.passes = 3

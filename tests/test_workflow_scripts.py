@@ -419,6 +419,18 @@ def test_what_needs_data_that_cannot_be_had_is_skipped_with_a_notice(stand_in, t
     assert len(calls(dvc)) == (not in_git)
 
 
+def test_nothing_is_pulled_while_no_bucket_is_named(stand_in, tmp_path):
+    stand_in("make")
+    knob = "-c from petals import params; print(params.load_params(params.{}).{})"
+    told = {"PipelineParams": ("data", b"data/petals\n"), "TrainParams": ("pretrained", b"True\n")}
+    stand_in("python", {knob.format(kind, name): value for kind, (name, value) in told.items()})
+    stand_in("git", {})
+    dvc = stand_in("dvc")
+    output = tmp_path / "output"
+    assert bash("data-at-hand.sh", tmp_path, GITHUB_OUTPUT=str(output)).returncode == 0
+    assert output.read_text() == "here=false\n" and not calls(dvc)
+
+
 @pytest.mark.parametrize(("on_github", "code"), [("true", 1), ("", 0)])
 def test_actionlint_is_left_out_with_a_message_but_never_on_github(tmp_path, on_github, code):
     folder = tmp_path / "bin"
