@@ -158,7 +158,7 @@ def evenness(counts: tuple[int, ...]) -> np.ndarray:
 
     Of many equal classes with few images each some have none by chance, which half a case a class would take for rare
     ones: of 104 classes and 271 images, 68 windows in a thousand were above such a limit, and 3 are above this.
-    `counts` are a draw from the Dirichlet-multinomial distribution (Minka, "Estimating a Dirichlet distribution", 2000).
+    `counts` are a draw of the Dirichlet-multinomial distribution (Minka, "Estimating a Dirichlet distribution", 2000).
     """
     bins, total = len(counts), sum(counts)
     values, times = np.unique(counts, return_counts=True)

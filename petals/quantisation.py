@@ -130,8 +130,8 @@ class Quantiser:
             mean = f"mean of {name}"
             watched.graph.node.append(helper.make_node("ReduceMean", [name, "all but channels"], [mean], keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(mean, TensorProto.FLOAT, None))
-        means = dict(zip(inputs, self.run(watched, [f"mean of {name}" for name in inputs], self.images), strict=True))
-        sizes = np.array([min(BATCH, len(self.images) - start) for start in range(0, len(self.images), BATCH)], np.float32)
+        whole = self.images[: len(self.images) // BATCH * BATCH or None]  # batches, so that each image weighs alike
+        means = dict(zip(inputs, self.run(watched, [f"mean of {name}" for name in inputs], whole), strict=True))
 
         shifts = {}
         for node in nodes:
@@ -139,12 +139,7 @@ class Quantiser:
             scale = np.maximum(np.abs(weight).max((1, 2, 3), keepdims=True) / 127, np.finfo(np.float32).tiny)
             error = (np.round(weight / scale) * scale - weight).sum((2, 3))
             groups = next((each.i for each in node.attribute if each.name == "group"), 1)
-            mean = (
-                np.average(means[node.input[0]], 0, sizes)
-                .astype(np.float32)
-                .reshape(groups, -1)
-                .repeat(len(weight) // groups, 0)
-            )
+            mean = np.mean(means[node.input[0]], 0).reshape(groups, -1).repeat(len(weight) // groups, 0)
             shifts[node.name] = (error * mean).sum(1)
         return shifts
 

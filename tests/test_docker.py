@@ -262,6 +262,7 @@ def test_dvc_repro_runs_where_only_the_workspace_can_be_written_to_and_goes_on_t
 
     assert "Running stage 'prepare'" in train("dvc", "repro", "prepare")
     assert (workspace / "petals" / "metrics" / "prepare.json").is_file()
+    (workspace / "petals" / ".git" / "index.lock").touch()  # of a git that was killed with the container
     assert "Stage 'prepare' didn't change" in train("dvc", "repro", "prepare")
     train("git", "commit", "--quiet", "--allow-empty", "--message", "An idea")
     assert "Stage 'prepare' didn't change" in train("dvc", "repro", "prepare")
