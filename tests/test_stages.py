@@ -139,6 +139,16 @@ def test_a_checkpoint_of_another_precision_is_not_taken_up(trained, monkeypatch)
     assert [each["precision"] for each in keys] == ["bf16", "fp32"]
 
 
+def test_batch_norms_that_learn_get_two_images_at_least(folder):
+    tiny_records(folder / "data/tiny")
+    knobs(freeze_stats=False, batch_size=6, accumulate=4)
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    assert refused(train, *TRAIN).startswith("Error: accumulate: batch norms that learn need two images in each of 1")
+    knobs(freeze_stats=False, batch_size=6, accumulate=3)
+    done(train, *TRAIN)
+
+
 def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     tiny_records(folder / "data/tiny")
     knobs(epochs=2, min_steps=35)
