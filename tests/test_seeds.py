@@ -12,10 +12,16 @@ from click.testing import CliRunner
 from project import COLOURS, SMALL, tiny_folders
 from sklearn.metrics import f1_score
 
-from benchmarks import folds, runs, seeds
+from benchmarks import folds, runs, seeds, workspace
 from benchmarks.runs import Outcome
 from petals.params import read_mapping
 from petals.rawdata import Record, open_dataset
+
+
+@pytest.fixture(autouse=True)
+def defaults(params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe that `-S` changes."""
+    monkeypatch.setattr(workspace, "PARAMS", params)
 
 
 def scores(f1: float) -> Outcome:
