@@ -1,12 +1,15 @@
 """The score of a recipe on all labelled images (cross-validation): python -m benchmarks.folds."""
 
+import io
 import statistics
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
+from PIL import Image
 
 from benchmarks.runs import recipe_options, run_all, told
 from benchmarks.workspace import REPOSITORY, put_params
@@ -63,22 +66,31 @@ def mistakes(rows: list[dict[str, str]]) -> str:
 
 
 def fold_sets(settings: dict[str, str], folds: int, folder: Path) -> list[Path]:
-    """Write a data set for each fold below `folder`, whose val is that fold; raises PetalsError for data at fault."""
+    """Write a data set for each fold below `folder`, whose val is that fold; raises PetalsError for data at fault.
+
+    Its images have the recipe's size at most, as photographs of many megapixels would fill memory and disk.
+    """
     put_params(folder, settings)
     params, data = load_params(PrepareParams, folder / "params.yaml"), read_mapping(folder / "params.yaml")["data"]
     dataset = open_dataset(REPOSITORY / data, params.image_size)
-    records = [each for split in ("train", "val") for source in dataset.splits[split] for each in source.records()]
-    groups = alike(records)
+    sources = [source for split in ("train", "val") for source in dataset.splits[split]]
+    small = [shrunk(each, params.image_size) for source in sources for each in source.records()]
+    records, groups = [each for each, _ in small], groups_of(np.concatenate([thumbnail for _, thumbnail in small]))
     twins = (np.bincount(groups)[groups] > 1).sum()
     click.echo(f"{len(records)} labelled images, {twins} of them near-duplicates of others")
     fold = divide(np.array([each.label for each in records]), groups, folds)
     return [write_set(folder / f"{number}", dataset.classes, records, fold == number) for number in range(folds)]
 
 
-def alike(records: list[Record]) -> np.ndarray:
-    """A number for each of `records` (int, N), the same for near-duplicates."""
-    squares = (square(decode(each.data, each.where), SIZE, bicubic) for each in records)
-    return groups_of(np.concatenate([thumbnails(each[None]) for each in squares]))
+def shrunk(record: Record, size: int) -> tuple[Record, np.ndarray]:
+    """`record` as a PNG of the pixels that prepare gives it at `size`, or as it is where that has fewer bytes.
+
+    And its thumbnail (1 × 16 × 16 × 3), the same for all recipes.
+    """
+    out = io.BytesIO()
+    Image.fromarray(square(decode(record.data, record.where, size), size, bicubic)).save(out, "PNG")
+    compared = square(decode(record.data, record.where, SIZE), SIZE, bicubic)
+    return replace(record, data=min(record.data, out.getvalue(), key=len)), thumbnails(compared[None])
 
 
 def divide(labels: np.ndarray, groups: np.ndarray, folds: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from benchmarks import workspace
 from benchmarks.workspace import REPOSITORY, make_workspace
 from petals.isolation import dvc, isolate
 from petals.params import read_mapping
@@ -41,7 +42,7 @@ def _knobs(_context: click.Context, _option: click.Parameter, values: Sequence[s
     if malformed := [each for each in values if "=" not in each]:
         raise click.BadParameter(f"{malformed[0]} is not KNOB=VALUE", param_hint="-S")
     knobs = dict(each.split("=", 1) for each in values)
-    if str(knobs.get("final", read_mapping(REPOSITORY / "params.yaml")["final"])).lower() == "true":
+    if str(knobs.get("final", read_mapping(workspace.PARAMS)["final"])).lower() == "true":
         raise click.BadParameter("final: true leaves nothing unseen to score; set final=false", param_hint="-S")
     return knobs
 

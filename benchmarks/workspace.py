@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 REPOSITORY = Path(__file__).parents[1]
+PARAMS = REPOSITORY / "params.yaml"
 
 
 def make_workspace(root: Path, settings: Mapping[str, str]) -> Path:
@@ -38,7 +39,7 @@ def commit() -> str:
 
 def put_params(folder: Path, settings: Mapping[str, object]) -> None:
     """Write params.yaml of this working tree to `folder`, with `settings`; raises click.BadParameter for no knob."""
-    params = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+    params = PARAMS.read_text(encoding="utf-8")
     for knob, value in settings.items():
         params, found = re.subn(rf"(?m)^{re.escape(knob)}:.*$", lambda _, k=knob, v=value: f"{k}: {v}", params)
         if not found:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_classes, check_names, skipped_note
 from petals.errors import PetalsError
-from petals.listing import IMAGES, composed, entries, read_classes, scan, shown
+from petals.listing import IMAGES, composed, entries, hidden, images_in, read_classes, scan, shown, unread
 
 _CHUNK = 256  # image files that one worker reads at a time
 
@@ -38,10 +38,10 @@ def open_folders(root: Path) -> Dataset:
     """List the image files below `root` and give each its split, label and id; without a val folder `val` is empty."""
     entries(root, root)  # a link that leads nowhere good is named before it is followed
     present = [split for split in SPLITS if (root / split).is_dir()]
+    if present:
+        check_names(entries(root))
     if present and "train" not in present:
         raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}")
-    if present:
-        check_names(root)
     train = root / "train" if present else root
     files, skipped = _scan_classes(root, train)
     classes = _label_order(root, train, sorted(files))
@@ -55,8 +55,7 @@ def open_folders(root: Path) -> Dataset:
     if "test" in present:
         files, others = scan(root / "test", IMAGES, root)
         if not files:
-            inside = "; it is unlabelled: move the images of its folders up into it" if others else ""
-            raise PetalsError(f"{shown(root / 'test')}: no image in it; add some or remove the folder{inside}")
+            raise PetalsError(f"{shown(root / 'test')}: {_why_empty(others, labelled=False)}")
         splits["test"] = [(file, UNLABELLED) for file in files]
         skipped += others
     if present:
@@ -71,7 +70,7 @@ def _scan_classes(root: Path, folder: Path) -> tuple[dict[str, list[Path]], list
     files: dict[str, list[Path]] = {}
     skipped = []
     for entry in entries(folder, root):
-        if entry.name.startswith(".") or not entry.is_dir():
+        if hidden(entry) or not entry.is_dir():
             skipped.append(entry)
             continue
         name = composed(entry, entry.name)
@@ -79,11 +78,27 @@ def _scan_classes(root: Path, folder: Path) -> tuple[dict[str, list[Path]], list
             raise PetalsError(f"{shown(folder)}: two folders have the name {name!r}; rename one")
         files[name], others = scan(entry, IMAGES, root)
         if not files[name]:
-            raise PetalsError(f"{shown(entry)}: the class has no image; add some or remove the folder ({LAYOUTS})")
+            if folder == root:
+                check_names([entry])  # Train/CLASS/*.jpg is no class; Train/*.jpg may be one
+            raise PetalsError(f"{shown(entry)}: {_why_empty(others)}")
         skipped += others
     if not files:
         raise PetalsError(f"{shown(folder)}: no class folder with images; {LAYOUTS}")
     return files, skipped
+
+
+def _why_empty(others: list[Path], labelled: bool = True) -> str:
+    """What to say of a folder with `others` in it and no image: a class, or, where not `labelled`, the test split."""
+    if formats := unread(others):
+        return f"no image in it that can be read, but {formats}: convert them to JPEG first"
+    folders = [entry for entry in others if entry.is_dir() and not hidden(entry) and images_in(entry)]
+    if folders and not labelled:
+        return "no image in it, but folders; it is unlabelled: move the images of its folders up into it"
+    if len(folders) == 1:
+        return f"no image in it, but a folder, {shown(folders[0].name)}: move what that holds up one level; {LAYOUTS}"
+    if folders:
+        return f"no image in it, but folders: move them up one level; {LAYOUTS}"
+    return "no image in it; add some or remove the folder" + (f"; {LAYOUTS}" if labelled else "")
 
 
 def _label_order(root: Path, train: Path, found: list[str]) -> list[str]:

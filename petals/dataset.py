@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 from petals.errors import PetalsError
-from petals.listing import shown
+from petals.listing import hidden, images_in, shown, unread
 
-SPLITS = ("train", "val", "test")
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 UNLABELLED = -1
 LAYOUTS = (
     "expected tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec, or one folder a class: "
@@ -47,11 +48,12 @@ class Dataset:
     notes: list[str]
 
 
-def check_names(folder: Path) -> None:
-    """Raise PetalsError where `folder` has a validation split under a name that others give it, and no val."""
-    other = next((folder / name for name in ("valid", "validation", "dev") if (folder / name).is_dir()), None)
-    if other and not (folder / "val").is_dir():
-        raise PetalsError(f"{shown(other)}: the validation split's folder should be called val; rename it")
+def check_names(beside: list[Path]) -> None:
+    """Raise PetalsError for a folder with another name of a split, such as Train, where none beside it has its own."""
+    for entry in beside:
+        split = OTHER_NAMES.get(entry.name.lower(), entry.name.lower())
+        if split in SPLITS and entry.is_dir() and not entry.with_name(split).is_dir():
+            raise PetalsError(f"{shown(entry)}: the {SPLITS[split]} split's folder should be called {split}; rename it")
 
 
 def check_classes(where: Path, classes: list[str]) -> None:
@@ -60,8 +62,31 @@ def check_classes(where: Path, classes: list[str]) -> None:
 
 
 def skipped_note(root: Path, skipped: list[Path]) -> list[str]:
-    names = [shown(entry.relative_to(root)) for entry in skipped if entry != root / "classes.txt"]
-    if not names:
-        return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"skipped: {', '.join(names[:3])}{more}"]
+    """One line on what was passed over, by kind: photographs first, and what to do about them."""
+    kinds: dict[str, list[Path]] = {}
+    for entry in skipped:
+        if entry != root / "classes.txt":
+            kinds.setdefault(_kind(root, entry), []).append(entry)
+    told = [f"{unread(kinds['format'])} (convert them to JPEG)"] if "format" in kinds else []
+    for kind, hint in (("too deep", " (move them up)"), ("beside train", ""), ("in no class", "")):
+        if kind in kinds:
+            count = sum(map(images_in, kinds[kind]))
+            told.append(f"{count} image{'s' * (count > 1)} {kind}: {_few(root, kinds[kind])}{hint}")
+    if "other" in kinds:
+        told.append(_few(root, kinds["other"]))
+    return [f"skipped: {'; '.join(told)}"] if told else []
+
+
+def _kind(root: Path, entry: Path) -> str:
+    if hidden(entry) or not images_in(entry):
+        return "other"
+    if entry.is_dir():
+        return "beside train" if entry.parent == root else "too deep"
+    return "format" if unread([entry]) else "in no class"
+
+
+def _few(root: Path, found: list[Path]) -> str:
+    """The first two of `found`, at no great length, and how many more there are."""
+    names = [shown(entry.relative_to(root)) for entry in found[:2]]
+    names = [name if len(name) <= 60 else f"{name[:59]}…" for name in names]
+    return ", ".join(names) + (f" and {len(found) - 2} more" if len(found) > 2 else "")

@@ -2,11 +2,16 @@
 
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from petals.errors import PetalsError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # extensions of what petals.images decodes
+UNREAD = (  # … and of photographs that it does not
+    *(".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)
 IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # DVC links to there with cache.type symlink
 
 
@@ -37,7 +42,7 @@ def entries(folder: Path, root: Path | None = None) -> list[Path]:
         raise PetalsError(f"{shown(folder)}: cannot be listed: {error.strerror}") from None
     if root is not None:
         for entry in found:
-            if entry.is_symlink() and not entry.name.startswith("."):
+            if entry.is_symlink() and not hidden(entry):
                 _check_link(entry, root.resolve())
     return found
 
@@ -46,9 +51,25 @@ def scan(folder: Path, extensions: tuple[str, ...], root: Path | None = None) ->
     """The visible files in `folder` with one of the `extensions`, in any case, and all else."""
     wanted, others = [], []
     for entry in entries(folder, root):
-        fits = entry.suffix.lower() in extensions and not entry.name.startswith(".") and entry.is_file()
+        fits = entry.suffix.lower() in extensions and not hidden(entry) and entry.is_file()
         (wanted if fits else others).append(entry)
     return wanted, others
+
+
+def hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def images_in(path: Path) -> int:
+    """How many files of photographs, in any format, `path` is or holds, also in folders of folders."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.suffix.lower() in (*IMAGES, *UNREAD, ".tfrec") and not hidden(file) for file in files)
+
+
+def unread(files: list[Path]) -> str:
+    """How many of `files` are photographs in formats that petals.images does not decode: `8 .heic, 2 .tif`, or ``."""
+    formats = Counter(file.suffix.lower() for file in files if file.suffix.lower() in UNREAD and not hidden(file))
+    return ", ".join(f"{count} {suffix}" for suffix, count in formats.most_common())
 
 
 def read_classes(root: Path) -> list[str] | None:

@@ -57,7 +57,7 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
         classes = list(CLASS_NAMES)
         notes.append(f"no classes.txt: the {len(classes)} class names of Petals to the Metal are used")
     check_classes(root, classes)
-    check_names(folder)
+    check_names(entries(folder))
     splits, skipped = {}, []
     entries(folder, root)  # refuses links that DVC would not follow
     for split in SPLITS:

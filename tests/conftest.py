@@ -25,7 +25,7 @@ settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
 
 REPOSITORY = Path(__file__).parents[1]
-ORIGINAL = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+ORIGINAL = (REPOSITORY / "tests" / "params.yaml").read_text(encoding="utf-8")  # nobody's own settings break a test
 LONGEST = (
     *("experiments", "pipeline", "onnx_export", "stages", "tune", "soak", "remote", "serving", "interrupt", "docker"),
     *("sample", "distributed", "serving_page"),
@@ -132,13 +132,13 @@ def calls(path: Path) -> list[list[str]]:
 
 @pytest.fixture
 def params(tmp_path: Path) -> Path:
-    """A copy of params.yaml that a test may spoil."""
+    """A params.yaml that a test may spoil."""
     path = tmp_path / "params.yaml"
     path.write_text(ORIGINAL, encoding="utf-8")
     return path
 
 
 def with_line(key: str, value: str) -> str:
-    """The text of params.yaml with `key` set to `value`, whatever that is."""
+    """The text of that params.yaml with `key` set to `value`, whatever that is."""
     lines = [line for line in ORIGINAL.splitlines() if not line.startswith(f"{key}:")]
     return "\n".join([*lines, f"{key}: {value}", ""])

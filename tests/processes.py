@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from click.testing import CliRunner, Result
-from conftest import REPOSITORY
+from conftest import ORIGINAL, REPOSITORY
 from project import SMALL, environment, tiny_records
 
 from stages import augment, prepare
@@ -24,7 +24,7 @@ EVALUATE = (
 
 def knobs(**changed: object) -> None:
     """Write params.yaml for a short run of one thread on the processor."""
-    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | SMALL | {"device": "cpu", "threads": 1}
+    values = yaml.safe_load(ORIGINAL) | SMALL | {"device": "cpu", "threads": 1}
     Path("params.yaml").write_text(yaml.safe_dump(values | changed))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from conftest import REPOSITORY
+from conftest import ORIGINAL, REPOSITORY
 from PIL import Image
 
 from petals.tfrecord import encode_example, write_records
@@ -47,21 +48,31 @@ def run(command: str, folder: Path, check: bool = True, **more: str) -> subproce
 
 
 def copy_project(folder: Path, **params: object) -> Path:
-    """Copy the files of this checkout that git knows, or would add, and commit them with other `params`."""
+    """Copy the files of this checkout that git knows, or would add, and commit them with other `params`.
+
+    What is somebody's own is left out, or as the project has it: data, weights, results, settings and bucket.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=True
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if name.startswith(("data/sample/", "metrics/", "plots/", "docs/")) or name in ("dvc.lock", "machine.json"):
+        if name.startswith(("metrics/", "plots/", "docs/")) or name in ("dvc.lock", "machine.json"):
+            continue
+        if name.startswith("data/") and name not in ("data/.gitignore", "data/weights/true", "data/weights/false"):
             continue
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
-    text = (folder / "params.yaml").read_text()
-    values = {**yaml.safe_load(text), **SMALL, **params}
+    values = {**yaml.safe_load(ORIGINAL), **SMALL, **params}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    (folder / ".dvc" / "config").write_text(dvc_config("gs://petals.example/dvc"))
     run("git init -q -b main && git add -A && git commit -qm project", folder)
     return folder
+
+
+def dvc_config(url: str) -> str:
+    """DVC's settings of this repository, with `url` for the remote's: people put their own bucket there."""
+    return re.sub(r"(?<=url = )\S+", url, (REPOSITORY / ".dvc" / "config").read_text())
 
 
 def picture(colour: tuple[int, int, int], number: int, size: int = 40) -> bytes:

@@ -42,8 +42,8 @@ def test_weights_that_nobody_published(name):
         check(name, 128, True)
 
 
-def test_the_default_image_size_suits_every_model_but_those_of_64_px():
-    size = load_params(PrepareParams, REPOSITORY / "params.yaml").image_size
+def test_the_default_image_size_suits_every_model_but_those_of_64_px(params):
+    size = load_params(PrepareParams, params).image_size
     for name, architecture in ARCHITECTURES.items():
         if size % architecture.size_multiple == 0:
             check(name, size, False)

@@ -176,9 +176,10 @@ def test_the_row_of_oxford_needs_its_photographs(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_train_is_measured_while_the_stage_runs(tmp_path: Path):
+def test_train_is_measured_while_the_stage_runs(tmp_path: Path, params: Path):
     program = (
-        "from pathlib import Path; from benchmarks import training\n"
+        "from pathlib import Path; from benchmarks import training, workspace\n"
+        f"workspace.PARAMS = Path({str(params)!r})\n"
         "quick = dict(epochs=1, image_size=32, views=0, batch_size=128, threads=1)\n"
         f"row = training.measure(Path({str(tmp_path)!r}), **quick)\n"
         "print(row.name, len(row.ratios), 0 < row.median < 10, row.ours > 0, row.note[:14])"

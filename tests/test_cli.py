@@ -172,13 +172,13 @@ def test_progress_is_silent_in_a_log(capsys: pytest.CaptureFixture):
     assert capsys.readouterr() == ("", "")
 
 
-def test_prepare_on_a_full_disk_is_one_line_and_leaves_nothing(on_small_disk):
+def test_prepare_on_a_full_disk_is_one_line_and_leaves_nothing(on_small_disk, params):
     sample = REPOSITORY / "data" / "sample"
     done = on_small_disk(
         "-c",
         f"""
 import os, runpy, shutil, sys
-shutil.copy({str(REPOSITORY / "params.yaml")!r}, "params.yaml")
+shutil.copy({str(params)!r}, "params.yaml")
 sys.argv = ["prepare", {str(sample)!r}, "data/prepared", "card.json", "classes.csv", "duplicates.csv"]
 try:
     runpy.run_module("stages.prepare", run_name="__main__")

@@ -89,8 +89,12 @@ def test_weights_from_a_file_in_a_temporary_folder(project):
     assert head_is_clean(project)
 
 
-def test_a_search_of_the_pipeline(project):
-    output = run(f"{sys.executable} -m petals.tune --trials 1 -S robustness=0", project).stdout  # so evaluate runs
+def test_a_search_of_the_pipeline(project, tmp_path):
+    search = {"objective": "metrics/evaluate.json:macro_f1", "curve": "val/macro_f1"}
+    space = {"lr": {"type": "float", "low": 0, "high": 1}}
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(search | {"space": space}))
+    options = f"--trials 1 --space {tmp_path}/tune.yaml -S robustness=0"  # so evaluate runs
+    output = run(f"{sys.executable} -m petals.tune {options}", project).stdout
     (score,) = re.findall(r"^\| `tune-000` \| (\d\.\d{4}) +\| 0\.0006 ", output, re.MULTILINE)
     assert (project / ".petals/tune/tune/curves.png").is_file() and head_is_clean(project)
     run("dvc exp apply tune-000", project)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from conftest import REPOSITORY
+from conftest import ORIGINAL, REPOSITORY
 from project import SMALL, environment, tiny_records
 from safetensors.torch import load_file
 
@@ -70,7 +70,7 @@ def uninterrupted(prepared) -> dict[str, bytes]:
 
 
 def knobs(**changed: object) -> None:
-    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text()) | SMALL | {"device": "cpu"} | changed
+    values = yaml.safe_load(ORIGINAL) | SMALL | {"device": "cpu"} | changed
     Path("params.yaml").write_text(yaml.safe_dump(values))
 
 

@@ -27,8 +27,11 @@ def test_a_stage_reads_what_dvc_yaml_says(stage: str):
     assert ("${data}" in described[stage]["deps"]) == (stage == "prepare")
 
 
-def test_every_knob_of_the_file_is_read_and_every_knob_read_is_there(params: Path):
-    assert set(read_mapping(params)) == KNOBS
+@pytest.mark.parametrize("folder", [".", "tests"])
+def test_every_knob_of_the_file_is_read_and_every_knob_read_is_there(folder: str):
+    path = REPOSITORY / folder / "params.yaml"
+    assert set(read_mapping(path)) == KNOBS
+    load_params(PipelineParams, path)
 
 
 @pytest.mark.parametrize("stage", STAGES)

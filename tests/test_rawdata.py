@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from petals.errors import PetalsError
+from petals.listing import UNREAD
 from petals.rawdata import Dataset, Record, check_ids, open_dataset
 from petals.tfrecord import encode_example, write_records
 
@@ -283,7 +284,37 @@ def test_hidden_and_other_files_are_skipped_and_named(flowers: Path):
     dataset = opened(flowers)
     assert sorted(ids(dataset, "train") + ids(dataset, "val"))[-1] == "t0"
     assert len(ids(dataset, "train") + ids(dataset, "val")) == 12
-    assert dataset.notes[-1] == "skipped: .cache, rose/._r0.jpg, rose/.hidden.jpg and 3 more"
+    assert (
+        dataset.notes[-1] == "skipped: 1 image too deep: rose/nested (move them up); .cache, rose/._r0.jpg and 3 more"
+    )
+
+
+def test_photographs_that_are_passed_over_are_told_by_kind(flowers: Path):
+    images(flowers / "rose", *[f"h{n}.HEIC" for n in range(8)], "s.tiff", "._h0.HEIC", "notes.txt")
+    images(flowers / "rose" / "garden", *[f"g{n}.jpg" for n in range(3)], "notes.txt")
+    images(flowers / "rose" / "garden" / "May", "m.heic")
+    images(flowers / "iris" / "garden", "o.jpg")
+    images(flowers, "loose.jpg")
+    (flowers / "tulip" / "empty").mkdir()
+    assert opened(flowers).notes == [
+        "skipped: 8 .heic, 1 .tiff (convert them to JPEG); 5 images too deep: iris/garden, rose/garden (move them up); "
+        "1 image in no class: loose.jpg; rose/._h0.HEIC, rose/notes.txt and 1 more"
+    ]
+
+
+def test_photographs_beside_the_splits_are_told(flowers: Path):
+    images(with_splits(flowers) / "more" / "rose", "a.jpg", "b.jpg")
+    images(flowers / "test" / "rose", "c.jpg")
+    note = "skipped: 1 image too deep: test/rose (move them up); 2 images beside train: more"
+    assert opened(flowers).notes == [note]
+
+
+def test_what_is_told_of_skipped_files_stays_short(flowers: Path):
+    images(flowers / "rose", *[f"{'n' * 200}{n}.txt" for n in range(30)])
+    images(flowers / "rose" / ("d" * 200), "a.jpg")
+    images(flowers / "rose", *[f"a{suffix}" for suffix in UNREAD])
+    (note,) = opened(flowers).notes
+    assert len(note) < 500 and note.endswith("… and 28 more")
 
 
 def test_names_with_spaces_accents_and_newlines(flowers: Path):
@@ -331,7 +362,42 @@ def test_classes_txt_must_agree(flowers: Path, text: str, message: str):
 
 def test_a_class_without_an_image(flowers: Path):
     images(flowers / "aster", "notes.txt")
-    assert fault(flowers).startswith(f"{flowers / 'aster'}: the class has no image")
+    images(flowers / "aster" / ".trash", "a.jpg")
+    images(flowers / "aster" / "texts", "a.txt")
+    assert fault(flowers).startswith(f"{flowers / 'aster'}: no image in it; add some or remove the folder; expected")
+
+
+def put_into(folder: Path, inside: list[Path]) -> None:
+    folder.mkdir(parents=True)
+    for path in inside:
+        path.rename(folder / path.name)
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_classes_a_level_too_deep_are_to_be_moved_up(flowers: Path, place: str):
+    put_into(flowers / place / "mine", list(flowers.iterdir()))
+    said = f"{flowers / place / 'mine'}: no image in it, but folders: move them up one level; expected"
+    assert fault(flowers).startswith(said)
+
+
+def test_kaggles_layout_a_level_too_deep(kaggle: Path):
+    put_into(kaggle / "petals", list(kaggle.iterdir()))
+    assert fault(kaggle).startswith(f"{kaggle / 'petals'}: no image in it, but folders: move them up one level")
+
+
+def test_images_in_a_folder_of_their_class_are_to_be_moved_up(flowers: Path):
+    images(flowers / "aster" / "garden", "a.jpg")
+    said = f"{flowers / 'aster'}: no image in it, but a folder, garden: move what that holds up one level; expected"
+    assert fault(flowers).startswith(said)
+
+
+def test_photographs_in_a_format_that_is_not_read_are_to_be_converted(flowers: Path):
+    images(flowers / "aster", *[f"a{n}.HEIC" for n in range(40)], "b.tif", "notes.txt")
+    said = "no image in it that can be read, but 40 .heic, 1 .tif: convert them to JPEG first"
+    assert fault(flowers) == f"{flowers / 'aster'}: {said}"
+    (flowers / "aster").rename(flowers / "test")
+    put_into(flowers / "train", [flowers / name for name in ("rose", "iris", "tulip")])
+    assert fault(flowers) == f"{flowers / 'test'}: {said}"
 
 
 def test_one_class_only(tmp_path: Path):
@@ -351,7 +417,7 @@ def test_a_split_folder_without_images(flowers: Path):
     assert fault(flowers).startswith(f"{flowers / 'test'}: no image in it")
     (flowers / "test").rmdir()
     (flowers / "val" / "rose" / "v0.jpg").unlink()
-    assert fault(flowers).startswith(f"{flowers / 'val' / 'rose'}: the class has no image")
+    assert fault(flowers).startswith(f"{flowers / 'val' / 'rose'}: no image in it; add some or remove the folder")
     (flowers / "val" / "rose").rmdir()
     assert fault(flowers).startswith(f"{flowers / 'val'}: no class folder with images")
 
@@ -367,6 +433,26 @@ def test_a_test_split_with_class_folders_is_told_that_it_is_unlabelled(flowers: 
 def test_a_validation_split_of_another_name_is_not_passed_over(flowers: Path, name: str):
     (with_splits(flowers) / "val").rename(flowers / name)
     assert fault(flowers) == f"{flowers / name}: the validation split's folder should be called val; rename it"
+
+
+@pytest.mark.parametrize("present", [(), ("train",), ("val", "test")])
+def test_a_split_that_is_written_otherwise_is_not_passed_over(flowers: Path, present: tuple[str, ...]):
+    with_splits(flowers)
+    for split in {"train", "val", "test"} - {*present}:
+        (flowers / split).rename(flowers / split.title())
+    if (flowers / "train").is_dir() == (flowers / "Train").is_dir():
+        pytest.skip("this file system makes no difference between upper and lower case")
+    name, title = ("test", "test") if present == ("train",) else ("train", "training")
+    said = f"{flowers / name.title()}: the {title} split's folder should be called {name}; rename it"
+    assert fault(flowers) == said
+
+
+def test_a_class_may_be_called_as_a_split_is(flowers: Path):
+    (flowers / "rose").rename(flowers / "Train")
+    (flowers / "iris").rename(flowers / "dev")
+    assert opened(flowers).classes == ["Train", "dev", "tulip"]
+    images(flowers / "aster", "a.heic")
+    assert fault(flowers).startswith(f"{flowers / 'aster'}: no image in it that can be read")
 
 
 def test_a_file_that_vanishes(flowers: Path):

@@ -18,6 +18,7 @@ import pytest
 import requests
 import yaml
 from click.testing import CliRunner
+from project import dvc_config
 from proxy import Proxy  # the module beside this one
 
 from petals import bucket, remote
@@ -149,8 +150,7 @@ def ran(tmp_path_factory) -> Path:
     (root / "model.bin").write_bytes(b"weights")
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / ".dvc").mkdir()
-    config = (REPOSITORY / ".dvc" / "config").read_text()  # the settings that the project has, `verify` among them
-    (root / ".dvc" / "config").write_text(config.replace("gs://petals.example/dvc", "gs://petals/dvc"))
+    (root / ".dvc" / "config").write_text(dvc_config("gs://petals/dvc"))
     (root / ".gitignore").write_text("/data/\n/model.bin\n/.dvc/cache\n/.dvc/tmp\n/.dvc/config.local\n")
     environment = os.environ | settings(root.parent)
     subprocess.run(["git", "init", "-q", "."], cwd=root, env=environment, check=True)
@@ -461,7 +461,7 @@ def test_no_answer_and_no_bucket_of_ones_own_are_one_line(first, storage, monkey
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "gs://petals: no answer from http://127.0.0.1:" in result.output
     (first.root / ".dvc" / "config.local").unlink()
-    (first.root / ".dvc" / "config").write_text((REPOSITORY / ".dvc" / "config").read_text())
+    (first.root / ".dvc" / "config").write_text(dvc_config("gs://petals.example/dvc"))
     quiet = CliRunner().invoke(remote.main, ["push", "--if-bucket"])
     assert (quiet.exit_code, quiet.output) == (0, "")
     for command in (["check", "--address"], ["pull"]):

@@ -9,13 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from project import COLOURS, SMALL, tiny_folders
+from project import COLOURS, SMALL, picture, tiny_folders
 from sklearn.metrics import f1_score
 
-from benchmarks import folds, runs, seeds
+from benchmarks import folds, runs, seeds, workspace
 from benchmarks.runs import Outcome
+from petals.images import decode, square
 from petals.params import read_mapping
 from petals.rawdata import Record, open_dataset
+from petals.resizing import bicubic
+
+
+@pytest.fixture(autouse=True)
+def defaults(params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe that `-S` changes."""
+    monkeypatch.setattr(workspace, "PARAMS", params)
 
 
 def scores(f1: float) -> Outcome:
@@ -136,11 +144,28 @@ def test_classes_are_divided_evenly_and_what_is_alike_stays_together():
     assert counts.max() - counts.min() <= 1
 
 
-def test_many_copies_of_one_image_are_all_alike(tmp_path: Path):
-    tiny_folders(tmp_path, each=3)
-    records = records_of(str(tmp_path), "train")
-    groups = folds.alike([*records, *[records[0]] * 8])
-    assert len(set(groups)) == len(records) and set(groups[len(records) :]) == {groups[0]}
+def test_large_photographs_are_made_small_and_prepare_gives_the_same_pixels(tmp_path: Path):
+    tiny_folders(tmp_path / "data", each=2)
+    large = tmp_path / "data" / "daisy" / "large.jpg"
+    large.write_bytes(picture(COLOURS["daisy"], 1, size=700))
+    settings = {"data": str(tmp_path / "data"), "image_size": "64"}
+    (one, _) = folds.fold_sets(settings, 2, tmp_path)
+    originals = {each.id: each for each in records_of(str(tmp_path / "data"), "train")}
+    found = {each.id: each for split in ("train", "val") for each in records_of(str(one), split)}
+    assert found.keys() == originals.keys() and len(found["large"].data) < 64 * 64 * 3 < large.stat().st_size
+    for name, original in originals.items():
+        pixels = [square(decode(each.data, name, 64), 64, bicubic) for each in (found[name], original)]
+        assert np.array_equal(*pixels)
+
+
+def test_many_copies_of_one_image_stay_together(tmp_path: Path):
+    tiny_folders(tmp_path / "data", each=3)
+    daisy = tmp_path / "data" / "daisy"
+    for number in range(8):
+        (daisy / f"copy {number}.jpg").write_bytes((daisy / "daisy 0.jpg").read_bytes())
+    sets = folds.fold_sets({"data": str(tmp_path / "data")}, 3, tmp_path)
+    copies = [[each.id for each in records_of(str(folder), "val") if "copy" in each.id] for folder in sets]
+    assert sorted(map(len, copies)) == [0, 0, 8]
 
 
 def test_a_recipe_is_run_up_to_its_scores(tmp_path: Path):

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from dvc.repo import Repo
 from project import SMALL, run, tiny_records
 
+from benchmarks import workspace
 from benchmarks.soak import MOMENTS, STAGES, Kill, draw, run_reference, trial
-from benchmarks.workspace import make_workspace
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
 KILLS = (
@@ -20,10 +20,11 @@ KILLS = (
 
 
 @pytest.mark.slow
-def test_a_pipeline_that_is_killed_ends_in_the_same_bytes(tmp_path):
+def test_a_pipeline_that_is_killed_ends_in_the_same_bytes(tmp_path, params, monkeypatch):
+    monkeypatch.setattr(workspace, "PARAMS", params)
     tiny_records(tmp_path / "tiny")
     knobs = SMALL | {"data": tmp_path / "tiny", "pretrained": "false", "device": "cpu", "epochs": 3}
-    root = make_workspace(tmp_path / "reference", {knob: str(value) for knob, value in knobs.items()})
+    root = workspace.make_workspace(tmp_path / "reference", {knob: str(value) for knob, value in knobs.items()})
     reference = run_reference(root, STAGES[:3])
     told = {kill: trial(kill, reference, tmp_path / "trial") for kill in KILLS}
     assert all(same for same, _ in told.values()), told

@@ -7,7 +7,7 @@ import optuna
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import REPOSITORY
+from conftest import ORIGINAL, REPOSITORY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from petals.errors import PetalsError
@@ -15,25 +15,39 @@ from petals.tune.__main__ import main
 from petals.tune.experiments import last_error, override, read_curve
 from petals.tune.space import fingerprint, load_search
 
-ORIGINAL = yaml.safe_load((REPOSITORY / "tune.yaml").read_text())
+SEARCH = {
+    "objective": "metrics/evaluate.json:macro_f1",
+    "curve": "val/macro_f1",
+    "space": {
+        "lr": {"type": "float", "low": 3e-5, "high": 3e-3, "log": True},
+        "head_lr": {"type": "int", "low": 1, "high": 30},
+        "frozen": {"type": "choice", "values": [0.0, 0.3, 0.6]},
+    },
+}
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    for name in ("params.yaml", "tune.yaml", "dvc.yaml"):
-        shutil.copy(REPOSITORY / name, tmp_path)
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    (tmp_path / "params.yaml").write_text(ORIGINAL)
     monkeypatch.chdir(tmp_path)
+    write()
     return tmp_path
 
 
 def write(**changed: object) -> None:
     with open("tune.yaml", "w") as file:
-        yaml.safe_dump(ORIGINAL | changed, file)
+        yaml.safe_dump(SEARCH | changed, file)
 
 
-def test_the_space_of_this_repository_holds_its_own_settings():
+def test_the_search_of_this_repository_can_be_read():
+    load_search(REPOSITORY / "tune.yaml", [], REPOSITORY / "params.yaml")
+
+
+def test_a_value_that_is_not_in_the_space_is_told():
     search, values = load_search("tune.yaml", [])
     assert search.outside(values) == []
+    assert sorted(search.outside(values | {"lr": 0.1, "head_lr": True, "frozen": 0.5})) == ["frozen", "head_lr", "lr"]
 
 
 @pytest.mark.parametrize(

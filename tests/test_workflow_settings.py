@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ORIGINAL
 
 from petals.errors import PetalsError
 
@@ -22,8 +23,8 @@ checked = script["checked"]
 def root(tmp_path_factory) -> Path:
     """A checkout with the sample in git, and other data and weights in DVC."""
     folder = tmp_path_factory.mktemp("root")
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder)
+    (folder / "params.yaml").write_text(ORIGINAL)
+    shutil.copy(ROOT / "dvc.yaml", folder)
     (folder / "data/sample").mkdir(parents=True)
     (folder / "data/weights").mkdir()
     for name in ("data/petals.dvc", "data/weights/roses.safetensors.dvc"):
@@ -113,10 +114,10 @@ def test_the_check_reads_settings_as_dvc_does_without_pytorch():
 
 
 @pytest.mark.parametrize(("text", "code"), [("lr=1e-4\nepochs=3", 0), ("lr=$(touch pwned)", 1)])
-def test_the_settings_command_writes_one_output_or_nothing(text, code):
-    environment = os.environ | {"OVERRIDES": text, "PYTHONPATH": "."}
+def test_the_settings_command_writes_one_output_or_nothing(root, text, code):
+    environment = os.environ | {"OVERRIDES": text, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, SCRIPT]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stdout == ("overrides=lr=1e-4 epochs=3\n" if code == 0 else "")
     assert done.stderr.count("\n") == (0 if code == 0 else 1)
