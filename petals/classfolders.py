@@ -1,7 +1,7 @@
 """One folder a class: train/CLASS/*.jpg with val/CLASS/*.jpg and test/*.jpg, or CLASS/*.jpg alone."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def open_folders(root: Path) -> Dataset:
         raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}")
     train = root / "train" if present else root
     files, skipped = _scan_classes(root, train)
-    classes = _label_order(root, train, sorted(files))
+    classes = _label_order(root, train, files)
     splits = {"train": _labelled(files, classes), "val": [], "test": []}
     if "val" in present:
         files, others = _scan_classes(root, root / "val")
@@ -101,11 +101,15 @@ def _why_empty(others: list[Path], labelled: bool = True) -> str:
     return "no image in it; add some or remove the folder" + (f"; {LAYOUTS}" if labelled else "")
 
 
-def _label_order(root: Path, train: Path, found: list[str]) -> list[str]:
-    """The class names: those of classes.txt where there is one, which must be those found, else sorted."""
+def _label_order(root: Path, train: Path, found: Iterable[str]) -> list[str]:
+    """The class names: those of classes.txt where there is one, which must be those found.
+
+    Else they are sorted: by number where all are numbers, as 2 comes before 10.
+    """
     classes = read_classes(root)
     if classes is None:
-        classes = found
+        numbers = all(name.isascii() and name.isdecimal() for name in found)
+        classes = sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)
     elif different := sorted(set(classes) ^ set(found)):
         name = different[0]
         here, lacking = ("classes.txt", "train") if name in classes else ("train", "classes.txt")

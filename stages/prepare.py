@@ -80,7 +80,8 @@ def main(
             left_out = leaks if params.drop_leaks else dict.fromkeys(learnt, NO_ROWS)
             compose_train(folder, packed, left_out, dataset.classes, params.final)
         if params.final:
-            click.echo(f"final: train holds the {len(packed['val'].ids)} images of val too")
+            count = len(packed["val"].ids) - (len(leaks["val"]) if params.drop_leaks else 0)
+            click.echo(f"final: train holds {count} images of val too")
 
     if found:
         fate = "dropped from train" if params.drop_leaks else "kept: drop_leaks: true takes them out"

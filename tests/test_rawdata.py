@@ -340,6 +340,20 @@ def test_two_names_that_look_the_same(flowers: Path):
     assert "two folders have the name 'é'" in fault(flowers)
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["10", "2", "0", "1"], ["0", "1", "2", "10"]),  # class 2 has label 2, and that number in a submission
+        (["010", "2", "001"], ["001", "2", "010"]),
+        (["10", "2", "rose"], ["10", "2", "rose"]),
+    ],
+)
+def test_classes_that_are_numbers_stand_in_their_order(tmp_path: Path, names: list[str], expected: list[str]):
+    for name in names:
+        images(tmp_path / "train" / name, f"{name}.jpg")
+    assert opened(tmp_path).classes == expected
+
+
 def test_classes_txt_gives_the_order(flowers: Path):
     (flowers / "classes.txt").write_text("tulip\nrose\niris\n")
     dataset = opened(flowers)
