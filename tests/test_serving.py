@@ -247,6 +247,9 @@ PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r
 def test_what_is_no_form_of_files_is_refused_in_one_line(service, headers, body, status, says):
     answer = service.session.post(service.url + "/predict", data=body, headers=headers, timeout=PATIENCE)
     assert answer.status_code == status and says in answer.json()["detail"]
+    name = answer.headers["X-Request-ID"]
+    service.logged(lambda line: line.get("request_id") == name and line["message"] == "request")
+    assert len([line for line in service.log if line.get("request_id") == name]) == 1
     assert service.post(JPEG).status_code == 200
 
 
