@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
@@ -58,6 +58,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "A damaged image, or top_k out of range"},
     503: {"model": Problem, "description": "Busy, and Retry-After says when to come again; or no answer in time"},
 }
+T = TypeVar("T")
 log = logging.getLogger("serving")
 
 
@@ -124,24 +125,25 @@ class Service:
         with self.batcher.admit(len(data)):
             if len(data) == 1:
                 return [await self.ask(served, data[0], "file 1")]
-            await asyncio.to_thread(pictures.check_together, data, self.settings.max_pixels)
+            await in_thread(partial(pictures.check_together, data, self.settings.max_pixels))
             tasks = [
                 asyncio.create_task(self.ask(served, each, f"file {number}")) for number, each in enumerate(data, 1)
             ]
             try:
                 return await asyncio.gather(*tasks)
             finally:
-                for task in tasks:
-                    task.cancel()
+                while tasks:
+                    tasks.pop().cancel()
 
     async def ask(self, served: Served, data: bytes, where: str) -> Prediction:
         limit = self.settings.max_pixels
         try:
             return await self.batcher.ask(served, lambda size: pictures.read(data, where, size, limit))
         except pictures.Large:
-            decode = partial(pictures.read, data, where, served.image_size, limit, large=True)
-            image = await asyncio.get_running_loop().run_in_executor(self.large, decode)
-            return await self.batcher.ask(served, lambda _: image)
+            pass
+        decode = partial(pictures.read, data, where, served.image_size, limit, large=True)
+        image = await in_thread(decode, self.large)
+        return await self.batcher.ask(served, lambda _: image)
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
@@ -158,6 +160,18 @@ class Service:
             watch.cancel()
             self.batcher.close()
             self.large.shutdown(wait=False, cancel_futures=True)
+
+
+async def in_thread(job: Callable[[], T], executor: ThreadPoolExecutor | None = None) -> T:
+    """Let a thread do the job, in its turn; where the caller is cancelled before, the executor keeps nothing of it.
+
+    It would keep a cancelled job, and thus the bytes of an image, until the job's turn comes.
+    """
+    jobs = [job]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, lambda: jobs.pop()())
+    finally:
+        jobs.clear()
 
 
 @asynccontextmanager

@@ -1,10 +1,16 @@
 """What the service says when it has too much to do. The application is called as a server calls it."""
 
 import asyncio
+import gc
+import io
 import json
 import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from PIL import Image
 from small_model import pictures, write_model
 
 from benchmarks.clients import BOUNDARY, Request
@@ -146,3 +152,93 @@ def test_a_client_that_goes_away_leaves_room(model):
     app = create_app(Settings(model=model, threads=1))
     assert while_the_model_is_at_work(app, client_goes=True)[0] == 499
     assert app.state.service.batcher.admitted == 0
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+
+
+def encoded(side: int) -> bytes:
+    """A PNG that is as long as its pixels."""
+    out = io.BytesIO()
+    Image.fromarray(NOISE[:side, :side]).save(out, "PNG", compress_level=0)
+    return out.getvalue()
+
+
+def form(*files: bytes) -> bytes:
+    parts = [Request.post(file).data.split(b"\r\n\r\n", 1)[1] for file in files]
+    end = f"--{BOUNDARY}--\r\n".encode()
+    return b"".join(part.removesuffix(end) for part in parts) + end
+
+
+SMALL, LARGE = encoded(300), encoded(1500)
+SENT = {
+    "a photograph": (form(SMALL), 200),
+    "a large one": (form(LARGE), 200),
+    "several": (form(SMALL, LARGE), 200),
+    "a damaged one": (form(SMALL[:-1000]), 422),
+    "a large one that is damaged": (form(LARGE[:-1000]), 422),
+    "several, one damaged": (form(SMALL, SMALL[:-1000]), 422),
+    "no photograph": (form(bytes(300_000)), 415),
+    "a form that breaks off": (form(SMALL)[:-10], 400),
+    "a form without end": (form(*[LARGE] * 3), 413),
+}
+
+
+def kept() -> int:
+    """The bytes of forms that are in memory."""
+    taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/serving/uploads.py")])
+    return sum(trace.size for trace in taken.traces)
+
+
+@pytest.fixture
+def traced(app):
+    """Nothing is collected here: what is in a cycle may stay long in a service, too."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    yield app
+    tracemalloc.stop()
+    gc.enable()
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_of_a_request_that_is_over_nothing_is_kept(traced, name):
+    body, status = SENT[name]
+    assert asyncio.run(call(traced, "POST", "/predict", body))[0] == status
+    traced.state.service.batcher.close()  # threads may not have let go of it yet
+    traced.state.service.large.shutdown()
+    assert kept() < 100_000
+
+
+@pytest.mark.parametrize("turn", ["of the model", "of large ones", "of several"])
+def test_of_a_client_that_goes_away_nothing_waits_for_its_turn(traced, turn):
+    service, begun, go = traced.state.service, threading.Event(), threading.Event()
+    body = form({"of the model": SMALL, "of large ones": LARGE}[turn]) if turn != "of several" else form(SMALL, SMALL)
+
+    def hold(size: int = 0) -> np.ndarray:
+        begun.set()
+        assert go.wait(60)
+        return np.zeros((size, size, 3), np.uint8)
+
+    async def main() -> None:
+        gone, executor = asyncio.Event(), ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        if turn == "of the model":
+            held, waits = asyncio.create_task(service.batcher.ask(service.served, hold)), service.batcher.queue.__len__
+        else:
+            executor = service.large if turn == "of large ones" else executor
+            held, waits = asyncio.wrap_future(executor.submit(hold)), executor._work_queue.qsize
+        await asyncio.sleep(0)
+        assert begun.wait(60)
+        asked = asyncio.create_task(call(traced, "POST", "/predict", body, gone))
+        while not waits():
+            await asyncio.sleep(0)
+        gone.set()
+        assert (await asked)[0] == 499
+        try:
+            assert kept() < 100_000
+        finally:
+            go.set()
+            await held
+
+    asyncio.run(main())
