@@ -35,13 +35,20 @@ def app(model):
 
 
 async def call(
-    app, method: str, path: str, body: bytes = b"", gone: asyncio.Event | None = None, more: bool = False
+    app,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    gone: asyncio.Event | None = None,
+    more: bool = False,
+    length: int = 0,
 ) -> tuple:
     """Status, headers and JSON of a request; the client goes away at `gone`, or has `more` to send and does not."""
     kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
+    headers = [(b"content-type", kind), *([(b"content-length", b"%d" % length)] if length else [])]
     scope = {
         "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
-        "query_string": b"", "headers": [(b"content-type", kind)], "scheme": "http", "root_path": "",
+        "query_string": b"", "headers": headers, "scheme": "http", "root_path": "",
         "server": ("localhost", 80), "client": ("localhost", 1),
     }  # fmt: skip
     messages, parts = [], iter([{"type": "http.request", "body": body, "more_body": more}])
@@ -115,6 +122,22 @@ def test_a_form_that_has_stalled_makes_room_for_another(app):
     assert answered[0] == 200 and given_up[0] == 503 and given_up[1][b"retry-after"] == b"1"
     assert {status for status, _, _ in ended} == {503} and all("ends here" in told["detail"] for _, _, told in ended)
     assert uploads.held == 0 and not uploads.arriving
+
+
+def test_what_is_swallowed_after_an_answer_is_not_counted_as_its_time(app, monkeypatch):
+    clock = 0.0
+
+    async def swallow(_) -> None:
+        nonlocal clock
+        clock += 2
+
+    monkeypatch.setattr("serving.middleware.perf_counter", lambda: clock)
+    monkeypatch.setattr("serving.middleware.swallow", swallow)
+    assert asyncio.run(call(app, "POST", "/predict", more=True, length=10**9))[0] == 413
+    assert clock == 2
+    value = app.state.service.metrics.registry.get_sample_value
+    assert value("petals_request_seconds_count", {"route": "/predict"}) == 1
+    assert value("petals_request_seconds_sum", {"route": "/predict"}) == 0
 
 
 def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
