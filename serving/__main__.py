@@ -1,8 +1,13 @@
 """python -m serving: serve an exported model."""
 
+import os
+import signal
+
+if __name__ == "__main__":  # before what takes long: a container's first process is deaf to what it does not handle
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
 import gc
 import math
-import signal
 import socket
 import sys
 from pathlib import Path

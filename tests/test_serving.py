@@ -622,6 +622,23 @@ def test_a_sighup_that_comes_before_the_service_runs_does_not_end_it(model):
     assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
 
 
+END = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        f"sys.meta_path.insert(0, types.SimpleNamespace(find_spec=lambda name, *_: name == 'click' and {END} or None))",
+        f"import serving.app; serving.app.create_app = lambda settings: {END}",
+    ],
+    ids=["the first package is imported", "the model is loaded"],
+)
+def test_a_sigterm_that_comes_before_the_service_runs_ends_it(moment):
+    code = f"import os, runpy, signal, sys, types; {moment}; runpy.run_module('serving', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_serving_needs_neither_torch_nor_more_of_petals_than_this():
     code = (
         "import serving.__main__, sys; print(*sorted(n for n in sys.modules if n.split('.')[0] in ('petals', 'torch')))"
