@@ -375,13 +375,13 @@ def test_metrics_count_what_was_done(service):
 
 
 def test_images_that_were_refused_do_not_count_for_drift(model):
-    with serving(model, "--window", 50) as service:
-        for _ in range(10):
+    with serving(model, "--window", 100) as service:
+        for _ in range(17):
             assert service.post(*GOOD, b"?").status_code == 415
         assert service.metrics()["petals_drift_images"] == 0
-        for _ in range(10):
+        for _ in range(17):
             assert service.post(*GOOD).status_code == 200
-        assert service.metrics()["petals_drift_images"] == 50
+        assert service.metrics()["petals_drift_images"] == 100
 
 
 CHANGES = {
