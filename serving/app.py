@@ -239,36 +239,46 @@ def create_app(settings: Settings) -> FastAPI:
         """What is in one or several photographs (JPEG, PNG or WebP), sent as files of a form under any name."""
         return JSONResponse(await service.predict(request, top_k))
 
-    @app.get("/model", tags=["model"])
+    def get(path: str, **options: Any) -> Callable[[Callable], Callable]:
+        """A route for GET and for HEAD, which is to be where GET is (RFC 9110, 9.1).
+
+        The first that is added answers; the second is there to be described, as an operation of one method.
+        """
+
+        def add(endpoint: Callable) -> Callable:
+            app.add_api_route(path, endpoint, methods=["GET", "HEAD"], **options | {"include_in_schema": False})
+            app.add_api_route(path, endpoint, methods=["GET"], **options)
+            return endpoint
+
+        return add
+
+    @get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
         return service.served.card(settings.name, service.version, service.revision)
 
-    @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", tags=["operation"])
+    @get("/healthz", tags=["operation"])
     async def healthz() -> State:
         """Whether the process is alive."""
         return State(status="ok")
 
-    @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
+    @get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> State:
         """Whether it can take requests."""
         if service.batcher.admitted >= settings.queue:
             raise HTTPException(503, "the queue is full", {"Retry-After": "1"})  # nobody is turned away by this
         return State(status="ready")
 
-    @app.get("/metrics", tags=["operation"], response_class=Response)
+    @get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
 
-    @app.head("/", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
+    @get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
-    @app.get("/docs", include_in_schema=False)
+    @get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         # Swagger UI writes style attributes and draws with images inside its style sheet.
         policy = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace("blob:", "data:")

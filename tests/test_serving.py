@@ -349,13 +349,40 @@ def test_nothing_so_far_was_a_fault_of_the_service(service):
 
 def test_the_interface_is_described_without_another_host(service):
     paths = service.get("/openapi.json").json()["paths"]
-    assert {"/predict", "/model", "/healthz", "/readyz", "/metrics"} == set(paths)
+    methods = {path: list(operations) for path, operations in paths.items()}
+    asked = {path: ["get"] for path in ("/model", "/healthz", "/readyz", "/metrics")}
+    assert methods == {"/predict": ["post"], **asked}
+    names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
+    assert len(set(names)) == len(names)
     for page in ("/", "/docs"):
         text = service.get(page).text
         assert "//" not in text
         for address in re.findall(r'(?:href|src)="([^"]+)"', text):
             assert service.get(f"/{address}").status_code == 200
     assert "default-src 'none'" in service.get("/").headers["Content-Security-Policy"]
+
+
+ADDRESSES = (
+    "/model",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/",
+    "/docs",
+    "/page/page.js",
+    "/docs/ui/swagger-ui.css",
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_where_get_is_answered_head_is_too(service, address):
+    told, asked = service.session.head(service.url + address), service.get(address)
+    assert told.status_code == asked.status_code == 200 and not told.content
+    assert told.headers["Content-Type"] == asked.headers["Content-Type"]
+    refused = service.session.put(service.url + address)
+    assert refused.status_code == 405 and set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert list(refused.json()) == ["detail"]
 
 
 def test_metrics_count_what_was_done(service):
@@ -458,8 +485,6 @@ def test_odd_requests_are_answered_and_worth_no_warning(service):
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
     assert service.session.get(service.url + "/model", headers=upgrade).status_code == 200
     assert service.session.get(service.url + "/model/", allow_redirects=False).status_code == 404
-    for address in ("/", "/healthz", "/readyz"):
-        assert service.session.head(service.url + address).status_code == 200
     assert not [line for line in service.log if "upgrade" in line["message"].lower()]
 
 
