@@ -1,8 +1,13 @@
 """python -m serving: serve an exported model."""
 
+import os
+import signal
+
+if __name__ == "__main__":  # before what takes long: a container's first process is deaf to what it does not handle
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
 import gc
 import math
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -62,7 +67,7 @@ def option(name: str, text: str, kind: Any = None) -> Any:
 @option("--queue", "images admitted at a time; more are refused with 503", click.IntRange(1))
 @option("--batch", "images a run of the model, at most", click.IntRange(1))
 @option("--wait-ms", "a batch waits for images that are on their way, at most", Real(0, 1000))
-@option("--window", "last images that are compared with validation for drift", click.IntRange(50, 5_000))
+@option("--window", "last images that are compared with validation for drift", click.IntRange(100, 5_000))
 @option("--drain-seconds", "for requests under way at SIGTERM", click.IntRange(0))
 def main(host: str, port: int, **values: Any) -> None:
     """Serve a model over HTTP: / is a page, /docs describes the rest, docs/serving.md says more.

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
@@ -58,6 +58,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "A damaged image, or top_k out of range"},
     503: {"model": Problem, "description": "Busy, and Retry-After says when to come again; or no answer in time"},
 }
+T = TypeVar("T")
 log = logging.getLogger("serving")
 
 
@@ -124,24 +125,25 @@ class Service:
         with self.batcher.admit(len(data)):
             if len(data) == 1:
                 return [await self.ask(served, data[0], "file 1")]
-            await asyncio.to_thread(pictures.check_together, data, self.settings.max_pixels)
+            await in_thread(partial(pictures.check_together, data, self.settings.max_pixels))
             tasks = [
                 asyncio.create_task(self.ask(served, each, f"file {number}")) for number, each in enumerate(data, 1)
             ]
             try:
                 return await asyncio.gather(*tasks)
             finally:
-                for task in tasks:
-                    task.cancel()
+                while tasks:
+                    tasks.pop().cancel()
 
     async def ask(self, served: Served, data: bytes, where: str) -> Prediction:
         limit = self.settings.max_pixels
         try:
             return await self.batcher.ask(served, lambda size: pictures.read(data, where, size, limit))
         except pictures.Large:
-            decode = partial(pictures.read, data, where, served.image_size, limit, large=True)
-            image = await asyncio.get_running_loop().run_in_executor(self.large, decode)
-            return await self.batcher.ask(served, lambda _: image)
+            pass
+        decode = partial(pictures.read, data, where, served.image_size, limit, large=True)
+        image = await in_thread(decode, self.large)
+        return await self.batcher.ask(served, lambda _: image)
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
@@ -158,6 +160,18 @@ class Service:
             watch.cancel()
             self.batcher.close()
             self.large.shutdown(wait=False, cancel_futures=True)
+
+
+async def in_thread(job: Callable[[], T], executor: ThreadPoolExecutor | None = None) -> T:
+    """Let a thread do the job, in its turn; where the caller is cancelled before, the executor keeps nothing of it.
+
+    It would keep a cancelled job, and thus the bytes of an image, until the job's turn comes.
+    """
+    jobs = [job]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, lambda: jobs.pop()())
+    finally:
+        jobs.clear()
 
 
 @asynccontextmanager
@@ -225,36 +239,46 @@ def create_app(settings: Settings) -> FastAPI:
         """What is in one or several photographs (JPEG, PNG or WebP), sent as files of a form under any name."""
         return JSONResponse(await service.predict(request, top_k))
 
-    @app.get("/model", tags=["model"])
+    def get(path: str, **options: Any) -> Callable[[Callable], Callable]:
+        """A route for GET and for HEAD, which is to be where GET is (RFC 9110, 9.1).
+
+        The first that is added answers; the second is there to be described, as an operation of one method.
+        """
+
+        def add(endpoint: Callable) -> Callable:
+            app.add_api_route(path, endpoint, methods=["GET", "HEAD"], **options | {"include_in_schema": False})
+            app.add_api_route(path, endpoint, methods=["GET"], **options)
+            return endpoint
+
+        return add
+
+    @get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
         return service.served.card(settings.name, service.version, service.revision)
 
-    @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", tags=["operation"])
+    @get("/healthz", tags=["operation"])
     async def healthz() -> State:
         """Whether the process is alive."""
         return State(status="ok")
 
-    @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
+    @get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> State:
         """Whether it can take requests."""
         if service.batcher.admitted >= settings.queue:
             raise HTTPException(503, "the queue is full", {"Retry-After": "1"})  # nobody is turned away by this
         return State(status="ready")
 
-    @app.get("/metrics", tags=["operation"], response_class=Response)
+    @get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
 
-    @app.head("/", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
+    @get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
-    @app.get("/docs", include_in_schema=False)
+    @get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         # Swagger UI writes style attributes and draws with images inside its style sheet.
         policy = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace("blob:", "data:")

@@ -60,13 +60,20 @@ class Batcher:
     async def ask(self, served: Served, item: Item) -> Prediction:
         """Give what the model says of an image; raises what Served.run found wrong with it.
 
-        Where the caller is cancelled, the image is left out.
+        Where the caller is cancelled, the image leaves the queue.
         """
         waiting = Waiting(served, item, asyncio.get_running_loop().create_future())
         with self.changed:
             self.queue.append(waiting)
             self.changed.notify()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            with self.changed, suppress(ValueError):  # a thread has it already
+                self.queue.remove(waiting)
+            raise
+        finally:
+            del waiting  # an error holds this frame, which would hold it, and with it the image
 
     def close(self) -> None:
         """End the threads; what still waits is not answered, and one that is at work is not waited for for long."""
@@ -90,6 +97,7 @@ class Batcher:
             self.metrics.batch(len(batch), perf_counter() - started)
             with suppress(RuntimeError):  # the loop has ended, and nobody waits
                 batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
+            del batch, results  # which the thread would hold until there is another batch
 
     def _take(self) -> list[Waiting]:
         """Wait for images that somebody still waits for, all of them for one model; nothing when all is over."""

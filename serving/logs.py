@@ -31,3 +31,4 @@ def set_up() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the line of a request says that its form is damaged

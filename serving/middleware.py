@@ -46,7 +46,7 @@ class Watched:
         given = headers.get("x-request-id", "")
         name = given if SENSIBLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         token = request_id.set(name)
-        status, begun = 500, False
+        status, begun, ended = 500, False, None
         unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
         async def read() -> Message:
@@ -56,7 +56,7 @@ class Watched:
             return message
 
         async def answer(message: Message) -> None:
-            nonlocal status, begun
+            nonlocal status, begun, ended
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
                 told = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
@@ -67,6 +67,7 @@ class Watched:
             elif unread and not message.get("more_body", False):
                 # To close now could reset the connection before the client has seen the answer.
                 await send(message | {"more_body": True})
+                ended = perf_counter()  # to the client, that is
                 await swallow(receive)
                 message = {"type": "http.response.body"}
             await send(message)
@@ -86,7 +87,7 @@ class Watched:
             told = JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
             await told(scope, receive, answer)
         finally:
-            self.note(scope, status, perf_counter() - started)
+            self.note(scope, status, (perf_counter() if ended is None else ended) - started)
             request_id.reset(token)
 
     def note(self, scope: Scope, status: int, seconds: float) -> None:

@@ -5,7 +5,10 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +22,18 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 LARGE = 2_000_000  # pixels: what is decoded to more is decoded alone, and holds up no batch
 TOGETHER = 2  # times `max_pixels`, by all images of a request
 SEGMENTS = 200  # of a JPEG before its pixels; cameras write about twenty
-HEADER = 4_000_000  # bytes of them: Pillow's time grows with the square
+METADATA = 2 * 65_535  # bytes of Exif and the like, which Pillow goes through in Python: two full segments of a JPEG
 SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels
 PASSES = 18  # over `max_pixels`, by all scans together; libjpeg makes 18 of a picture for print (CMYK)
 MARKERS = 1_000  # of a JPEG; each scan may bring tables of its own
 CHUNKS = 20_000  # of a PNG; 16 MB have 2,000 as libpng cuts them
+PACKED = 32  # of them profiles and texts, each of which may unpack to a megabyte
 _JPEG, _SCAN, _END, _PNG = b"\xff\xd8", b"\xff\xda", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
+_SEQUENTIAL = (b"\xff\xc0", b"\xff\xc1")  # frames
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # one that a length follows, or the end
 _ALONE = {0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}  # markers that Pillow takes no length after
+_TABLES = {*range(0xC0, 0xD0), 0xDB}  # frames, and what they refer to
+_METADATA = (b"Exif\0\0", b"MPF\0", b"Photoshop 3.0\0")
 
 
 class Large(Exception):
@@ -81,7 +88,7 @@ def checked_header(data: bytes, where: str, max_pixels: int) -> Header:
 
 def pixels_decoded(data: bytes, header: Header, size: int) -> int:
     """Give the pixels that are in memory at a time: of a JPEG in one scan, as cameras write them, a part is enough."""
-    if data.startswith(_JPEG) and header.mode in ("RGB", "L") and scans(data) == 1:
+    if data.startswith(_JPEG) and header.mode in ("RGB", "L") and is_in_one_scan(data):
         return header.pixels // reduction(header.width, header.height, size) ** 2
     return header.pixels
 
@@ -100,6 +107,8 @@ def read_header(data: bytes, where: str, max_pixels: int) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if len(image.info.get("exif", b"")) > METADATA:  # of a WebP: nobody has gone through it yet
+                    raise damaged(where)
                 return Header(image.width, image.height, image.mode)
     except UnidentifiedImageError:
         if data.startswith((_JPEG, _PNG)):
@@ -124,40 +133,83 @@ def is_short(data: bytes) -> bool:
 
 def has_few_segments(data: bytes) -> bool:
     """Walk a JPEG's segments up to its pixels (ITU-T T.81, B.1.1), in the steps that Pillow takes."""
-    at = 2
+    at, read = 2, 0
     for _ in range(SEGMENTS):
         marker = data[at : at + 4]
         if len(marker) < 4 or marker.startswith(_SCAN):
-            return at <= HEADER
+            return read <= METADATA
         if marker[0] != 0xFF or marker[1] in (0x00, 0xFF):  # stray bytes and padding, one at a time
             at += 1
         elif marker[1] in _ALONE:
             at += 2
         else:
-            at += 2 + max(2, int.from_bytes(marker[2:]))
+            length = max(2, int.from_bytes(marker[2:]))
+            if marker[1] in _TABLES or data.startswith(_METADATA, at + 4):
+                read += length
+            at += 2 + length
     return False
 
 
 def scans(data: bytes) -> int:
-    """Count a JPEG's scans up to its end: what may follow, such as a phone's film, is no part of the picture."""
-    at, number = 2, 0
-    for _ in range(MARKERS):
-        marker = _MARKER.search(data, at)
-        if not marker or marker[0] == _END:
-            return number
-        number += marker[0] == _SCAN
+    """Count a JPEG's scans; of one with too many markers, as many as that."""
+    found = [marker for marker, _ in islice(markers(data), MARKERS)]
+    return found.count(_SCAN) if len(found) < MARKERS else MARKERS
+
+
+def is_in_one_scan(data: bytes) -> bool:
+    """Whether libjpeg decodes a JPEG row by row, as its first scan has all components (has_multiple_scans, jdinput.c).
+
+    Else it keeps the whole picture for the scans that are to come, even if none comes.
+    """
+    components = None
+    for marker, start in islice(markers(data), MARKERS):
+        if marker == _SCAN:
+            return data[start + 2 : start + 3] == components
+        if marker in _SEQUENTIAL:
+            components = data[start + 7 : start + 8]
+    return False
+
+
+def markers(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Go through a JPEG's markers, each with where what it says begins (ITU-T T.81, B.1.1).
+
+    Up to its end: what may follow, such as a phone's film, is no part of the picture.
+    """
+    at = 2
+    while (marker := _MARKER.search(data, at)) and marker[0] != _END:
+        yield marker[0], marker.end()
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return MARKERS
 
 
 def has_few_chunks(data: bytes) -> bool:
     """Walk a PNG's chunks (PNG 1.2, 3.2)."""
-    at = 8
+    at, packed = 8, 0
     for _ in range(CHUNKS):
         if at + 8 > len(data):
             return True
-        at += 12 + struct.unpack_from(">I", data, at)[0]
+        length, kind = struct.unpack_from(">I4s", data, at)
+        packed += kind in (b"iCCP", b"iTXt", b"zTXt")
+        if packed > PACKED or has_much_exif(kind, data, at + 8, length):
+            return False
+        at += 12 + length
     return False
+
+
+def has_much_exif(kind: bytes, data: bytes, at: int, length: int) -> bool:
+    """Whether Pillow takes more than METADATA bytes for Exif in the chunk of a PNG that is there."""
+    if kind == b"eXIf":
+        return length > METADATA
+    if kind not in (b"iTXt", b"tEXt", b"zTXt"):
+        return False
+    name, _, text = data[at : at + length].partition(b"\0")
+    if name not in (b"exif", b"Raw profile type exif"):
+        return False
+    if kind == b"iTXt" and not text.startswith(b"\0"):  # packed, which nobody does
+        return True
+    if kind == b"zTXt":
+        with suppress(zlib.error):  # damaged: Pillow reads none of it
+            text = zlib.decompressobj().decompress(text[1:], 2 * METADATA + 1)
+    return len(text) > 2 * METADATA  # hexadecimal digits
 
 
 def too_many_pixels(where: str, limit: int) -> Refusal:

@@ -1,27 +1,84 @@
-"""uvicorn's HTTP protocol, with a bound on what a request holds beside its body."""
+"""uvicorn's HTTP protocol, with a bound on what a request holds beside its body, and without other protocols."""
 
+import json
+from http import HTTPStatus
+
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD = 64 * 1024  # bytes of request line and headers
-TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def refusal(status: HTTPStatus, detail: str) -> bytes:
+    """An answer that ends the connection, for what does not get as far as the application."""
+    body = json.dumps({"detail": detail})
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\n\r\n{body}"
+    ).encode("ascii")
+
+
+INVALID = refusal(HTTPStatus.BAD_REQUEST, "this is no HTTP request that the service understands")
+TOO_LARGE = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers may have {HEAD:,} bytes at most")
 
 
 class Bounded(HttpToolsProtocol):
-    """Ends a connection once HEAD bytes more have come, and neither the end of the headers nor any of a body."""
+    """Ends a connection once HEAD bytes more have come, and neither the end of the headers nor any of a body.
+
+    Speaks HTTP/1 alone: an Upgrade, be it to HTTP/2 or to WebSocket, is ignored (RFC 9110, 7.8).
+    """
 
     loose = 0  # bytes since then
 
     def data_received(self, data: bytes) -> None:
         self.loose += len(data)
-        super().data_received(data)
-        if self.loose > HEAD and not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(TOO_LARGE)
-            self.transport.close()
+        self._unset_keepalive_if_required()
+        try:
+            self.parse(memoryview(data))
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.refuse(INVALID)
+        if self.loose > HEAD:
+            self.refuse(TOO_LARGE)
+
+    def parse(self, data: memoryview) -> None:
+        """Feed the parser; where it stops at a head with an Upgrade, feed it that head without, and then the rest.
+
+        It takes what follows such a head for another protocol's, though it may be the request's body. Raises
+        HttpParserError.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            if self.parser.get_method() == b"CONNECT":  # asks for a tunnel: what follows is no HTTP
+                raise httptools.HttpParserError
+            head = self.plain_head()
+            self.parser = httptools.HttpRequestParser(self)  # the other has ended where the client wants to close
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self.parser.feed_data(head)
+
+    def plain_head(self) -> bytes:
+        """The head of the request that has just been parsed, without its Upgrade."""
+        version = self.parser.get_http_version().encode("ascii")
+        headers = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([self.parser.get_method() + b" " + self.url + b" HTTP/" + version, *headers, b"", b""])
+
+    def refuse(self, answer: bytes) -> None:
+        """Close the connection, and say why unless that would fall into another answer, or before it."""
+        if self.transport.is_closing():
+            return
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not begun and not self.pipeline:
+            self.transport.write(answer)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
         self.loose = 0
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self.loose = 0
@@ -29,7 +86,5 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.loose = 0
-        super().on_message_complete()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Whoever asks for a WebSocket is answered as over HTTP; that is worth no line of the log."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()

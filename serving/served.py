@@ -87,7 +87,8 @@ class Served:
             try:
                 results.append(item(self.image_size))
             except (Refusal, Large, MemoryError) as error:
-                results.append(error)
+                error.__context__ = None  # it holds this frame, as the traceback does, and so the error itself
+                results.append(error.with_traceback(None))
         sound = [at for at, result in enumerate(results) if isinstance(result, np.ndarray)]
         if sound:
             probabilities, features = self.model.run(np.stack([results[at] for at in sound]))

@@ -71,6 +71,7 @@ class Uploads:
             yield form.finished()
         finally:
             self.held -= upload.size
+            form.files.clear()  # form and parser hold each other until they are collected
 
     def make_room(self, upload: Arriving, size: int) -> None:
         """Give up the oldest until there is room for `size` bytes more of `upload`; raises Refusal where that is it."""

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from serving.__main__ import main
 from serving.metrics import Metrics
 
 FOLDER = REPOSITORY / "serving" / "monitoring"
@@ -36,6 +37,13 @@ def test_each_metric_of_the_dashboard_is_exported(exported):
     assert names(dashboard["annotations"]["list"][0]["expr"]) <= exported
 
 
+def test_the_likeliest_are_those_of_now():
+    """Over a range of time topk is asked for each step, and those of all steps together are more than it says."""
+    panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    ranked = [target for panel in panels for target in panel["targets"] if "topk(" in target["expr"]]
+    assert ranked and all(target.get("instant") for target in ranked)
+
+
 def test_the_panels_lie_beside_each_other():
     taken = set()
     for panel in json.loads((FOLDER / "dashboard.json").read_text())["panels"]:
@@ -56,6 +64,12 @@ def test_each_alert_is_seen_to_fire():
     tests = yaml.safe_load((FOLDER / "alerts_test.yml").read_text())["tests"]
     fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case.get("exp_alerts")}
     assert fired == {rule["alert"] for rule in rules}
+
+
+def test_any_window_can_be_full_enough_for_an_alert():
+    (window,) = (each for each in main.params if each.name == "window")
+    asked = re.findall(r"petals_drift_images >= (\d+)", (FOLDER / "alerts.yml").read_text())
+    assert len(asked) == 3 and window.type.min >= max(map(int, asked))
 
 
 def test_the_documentation_names_every_metric_and_alert(exported):

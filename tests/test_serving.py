@@ -19,6 +19,7 @@ import onnx
 import pytest
 from conftest import REPOSITORY
 from PIL import Image, ImageFilter
+from PIL.PngImagePlugin import PngInfo
 from service import PATIENCE, serving
 from small_model import CLASSES, pictures, pixels, write_model
 
@@ -75,9 +76,15 @@ def scans(number: int, side: int = 64) -> bytes:
     return data[:last] + data[last:-2] * number + data[-2:]
 
 
-def segments(number: int, length: int, first: bytes = b"") -> bytes:
-    """A JPEG with `first` and so many Exif segments more, of so many bytes each, before its pixels."""
-    segment = b"\xff\xe1" + struct.pack(">H", length + 8) + b"Exif\0\0" + bytes(length)
+def first_scan(data: bytes) -> bytes:
+    """A progressive JPEG that ends after its first scan."""
+    begin = data.index(b"\xff\xda") + 2
+    return data[: min(at for kind in (b"\xff\xc4", b"\xff\xda") if (at := data.find(kind, begin)) > 0)] + data[-2:]
+
+
+def segments(number: int, length: int, first: bytes = b"", kind: bytes = b"\xff\xe1Exif\0\0") -> bytes:
+    """A JPEG with `first` and so many segments more, of so many bytes each, before its pixels."""
+    segment = kind[:2] + struct.pack(">H", len(kind) + length) + kind[2:] + bytes(length)
     return JPEG[:2] + first + segment * number + JPEG[2:]
 
 
@@ -154,7 +161,51 @@ def test_scans_are_counted_before_anything_is_decoded(monkeypatch):
 def test_metadata_are_measured_before_they_are_read(monkeypatch, marker):
     monkeypatch.setattr("serving.pictures.Image.open", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(Refusal, match="damaged"):
-        read(segments(80, 60_000, marker), "file 1", 32, 3_000_000)
+        read(segments(3, 60_000, marker), "file 1", 32, 3_000_000)
+
+
+RAW = b"Raw profile type exif"
+LONG = {
+    "Photoshop's": segments(3, 60_000, kind=b"\xff\xedPhotoshop 3.0\0"),
+    "several pictures": segments(3, 60_000, kind=b"\xff\xe2MPF\0"),
+    "tables": segments(3, 60_000, kind=b"\xff\xdb"),
+    "Exif": png(8, 8, (b"eXIf", bytes(140_000))),
+    "Exif as a text": png(8, 8, (b"tEXt", b"exif\0" + bytes(270_000))),
+    "Exif as digits": png(8, 8, (b"tEXt", RAW + b"\0" + b"0" * 270_000)),
+    "packed": png(8, 8, (b"zTXt", RAW + b"\0\0" + zlib.compress(b"0" * 270_000))),
+    "international": png(8, 8, (b"iTXt", RAW + b"\0\0\0\0\0" + b"0" * 270_000)),
+    "international, packed": png(8, 8, (b"iTXt", RAW + b"\0\1\0\0\0" + zlib.compress(b"0" * 270_000))),
+    "profiles": png(8, 8, *[(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000)))] * 33),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_takes_pillow_long_to_read_is_refused_before(monkeypatch, name):
+    monkeypatch.setattr("serving.pictures.Image.open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(Refusal, match="damaged"):
+        read(LONG[name], "file 1", 32, 3_000_000)
+
+
+def test_long_exif_of_a_webp_is_refused_before_it_is_gone_through(monkeypatch):
+    monkeypatch.setattr("serving.pictures.decode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(Refusal, match="damaged"):
+        read(encoded(Image.new("RGB", (8, 8)), "WEBP", exif=bytes(140_000)), "file 1", 32, 3_000_000)
+
+
+def test_the_metadata_that_cameras_write_are_no_obstacle():
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a" * 65_000, 6  # a description, and how to turn it
+    lying, digits = Image.new("RGB", (64, 32)), exif.tobytes().hex()
+    texts = PngInfo()
+    texts.add_text(RAW.decode(), f"\nexif\n{len(digits) // 2}\n{digits}", zip=True)
+    texts.add_text("Software", "a darkroom")
+    for file in (
+        encoded(lying, "JPEG", exif=exif),
+        encoded(lying, "PNG", exif=exif, pnginfo=texts),
+        encoded(lying, "PNG", pnginfo=texts, icc_profile=bytes(3_000)),
+        encoded(lying, "WEBP", exif=exif),
+    ):
+        assert read(file, "file 1", 32, 3_000_000).shape == (32, 32, 3)
 
 
 def test_what_follows_the_end_of_a_picture_is_no_part_of_it():
@@ -176,10 +227,18 @@ def test_what_takes_many_pixels_at_a_time_is_large():
         (32, encoded(photograph, "JPEG", progressive=True)),
         (32, encoded(photograph.convert("CMYK"), "JPEG")),
         (32, encoded(photograph, "PNG")),
+        (32, first_scan(encoded(photograph, "JPEG", progressive=True))),
     ):
         with pytest.raises(Large):
             read(large, "file 1", size, 3_000_000)
         assert read(large, "file 1", size, 3_000_000, large=True).shape == (size, size, 3)
+
+
+def test_a_picture_whose_first_scan_has_one_colour_is_large():
+    data = encoded(Image.new("RGB", (2000, 1500)), "JPEG")
+    (at,) = (each.start() for each in re.finditer(b"\xff\xda\x00\x0c\x03", data))
+    with pytest.raises(Large):
+        read(data[:at] + b"\xff\xda\x00\x08\x01" + data[at + 5 : at + 7] + data[at + 11 :], "file 1", 32, 3_000_000)
 
 
 def test_an_image_that_memory_does_not_suffice_for_spoils_no_other_of_its_batch(model):
@@ -247,6 +306,9 @@ PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r
 def test_what_is_no_form_of_files_is_refused_in_one_line(service, headers, body, status, says):
     answer = service.session.post(service.url + "/predict", data=body, headers=headers, timeout=PATIENCE)
     assert answer.status_code == status and says in answer.json()["detail"]
+    name = answer.headers["X-Request-ID"]
+    service.logged(lambda line: line.get("request_id") == name and line["message"] == "request")
+    assert len([line for line in service.log if line.get("request_id") == name]) == 1
     assert service.post(JPEG).status_code == 200
 
 
@@ -287,13 +349,40 @@ def test_nothing_so_far_was_a_fault_of_the_service(service):
 
 def test_the_interface_is_described_without_another_host(service):
     paths = service.get("/openapi.json").json()["paths"]
-    assert {"/predict", "/model", "/healthz", "/readyz", "/metrics"} == set(paths)
+    methods = {path: list(operations) for path, operations in paths.items()}
+    asked = {path: ["get"] for path in ("/model", "/healthz", "/readyz", "/metrics")}
+    assert methods == {"/predict": ["post"], **asked}
+    names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
+    assert len(set(names)) == len(names)
     for page in ("/", "/docs"):
         text = service.get(page).text
         assert "//" not in text
         for address in re.findall(r'(?:href|src)="([^"]+)"', text):
             assert service.get(f"/{address}").status_code == 200
     assert "default-src 'none'" in service.get("/").headers["Content-Security-Policy"]
+
+
+ADDRESSES = (
+    "/model",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/",
+    "/docs",
+    "/page/page.js",
+    "/docs/ui/swagger-ui.css",
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_where_get_is_answered_head_is_too(service, address):
+    told, asked = service.session.head(service.url + address), service.get(address)
+    assert told.status_code == asked.status_code == 200 and not told.content
+    assert told.headers["Content-Type"] == asked.headers["Content-Type"]
+    refused = service.session.put(service.url + address)
+    assert refused.status_code == 405 and set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert list(refused.json()) == ["detail"]
 
 
 def test_metrics_count_what_was_done(service):
@@ -313,13 +402,13 @@ def test_metrics_count_what_was_done(service):
 
 
 def test_images_that_were_refused_do_not_count_for_drift(model):
-    with serving(model, "--window", 50) as service:
-        for _ in range(10):
+    with serving(model, "--window", 100) as service:
+        for _ in range(17):
             assert service.post(*GOOD, b"?").status_code == 415
         assert service.metrics()["petals_drift_images"] == 0
-        for _ in range(10):
+        for _ in range(17):
             assert service.post(*GOOD).status_code == 200
-        assert service.metrics()["petals_drift_images"] == 50
+        assert service.metrics()["petals_drift_images"] == 100
 
 
 CHANGES = {
@@ -396,8 +485,6 @@ def test_odd_requests_are_answered_and_worth_no_warning(service):
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
     assert service.session.get(service.url + "/model", headers=upgrade).status_code == 200
     assert service.session.get(service.url + "/model/", allow_redirects=False).status_code == 404
-    for address in ("/", "/healthz", "/readyz"):
-        assert service.session.head(service.url + address).status_code == 200
     assert not [line for line in service.log if "upgrade" in line["message"].lower()]
 
 
@@ -558,6 +645,23 @@ def test_a_sighup_that_comes_before_the_service_runs_does_not_end_it(model):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
+
+
+END = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        f"sys.meta_path.insert(0, types.SimpleNamespace(find_spec=lambda name, *_: name == 'click' and {END} or None))",
+        f"import serving.app; serving.app.create_app = lambda settings: {END}",
+    ],
+    ids=["the first package is imported", "the model is loaded"],
+)
+def test_a_sigterm_that_comes_before_the_service_runs_ends_it(moment):
+    code = f"import os, runpy, signal, sys, types; {moment}; runpy.run_module('serving', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_serving_needs_neither_torch_nor_more_of_petals_than_this():

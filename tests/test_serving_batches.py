@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -111,9 +112,28 @@ def test_images_that_nobody_waits_for_do_not_reach_the_model():
         given_up.cancel()
         first.cancel()  # inside the model already
         await asyncio.sleep(0)
+        assert [each.item for each in batcher.queue] == [3]
         model.go.set()
         assert int((await last)[0]) == 3
         assert model.batches == [[1], [3]] and given_up.cancelled() and first.cancelled()
+
+    run(test)
+
+
+def test_a_thread_that_is_idle_holds_no_image():
+    class Sees(Slow):
+        def run(self, items: list[Callable]) -> list[np.ndarray | Exception]:
+            return [np.array([1])] * len(items)
+
+    async def test(batcher: Batcher, _: Slow) -> None:
+        def item() -> None: ...
+
+        image = weakref.ref(item)
+        await batcher.ask(Sees(), item)
+        del item
+        while not batcher.idle:
+            await asyncio.sleep(0)
+        assert image() is None
 
     run(test)
 

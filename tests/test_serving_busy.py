@@ -1,10 +1,16 @@
 """What the service says when it has too much to do. The application is called as a server calls it."""
 
 import asyncio
+import gc
+import io
 import json
 import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from PIL import Image
 from small_model import pictures, write_model
 
 from benchmarks.clients import BOUNDARY, Request
@@ -29,13 +35,20 @@ def app(model):
 
 
 async def call(
-    app, method: str, path: str, body: bytes = b"", gone: asyncio.Event | None = None, more: bool = False
+    app,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    gone: asyncio.Event | None = None,
+    more: bool = False,
+    length: int = 0,
 ) -> tuple:
     """Status, headers and JSON of a request; the client goes away at `gone`, or has `more` to send and does not."""
     kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
+    headers = [(b"content-type", kind), *([(b"content-length", b"%d" % length)] if length else [])]
     scope = {
         "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
-        "query_string": b"", "headers": [(b"content-type", kind)], "scheme": "http", "root_path": "",
+        "query_string": b"", "headers": headers, "scheme": "http", "root_path": "",
         "server": ("localhost", 80), "client": ("localhost", 1),
     }  # fmt: skip
     messages, parts = [], iter([{"type": "http.request", "body": body, "more_body": more}])
@@ -111,6 +124,22 @@ def test_a_form_that_has_stalled_makes_room_for_another(app):
     assert uploads.held == 0 and not uploads.arriving
 
 
+def test_what_is_swallowed_after_an_answer_is_not_counted_as_its_time(app, monkeypatch):
+    clock = 0.0
+
+    async def swallow(_) -> None:
+        nonlocal clock
+        clock += 2
+
+    monkeypatch.setattr("serving.middleware.perf_counter", lambda: clock)
+    monkeypatch.setattr("serving.middleware.swallow", swallow)
+    assert asyncio.run(call(app, "POST", "/predict", more=True, length=10**9))[0] == 413
+    assert clock == 2
+    value = app.state.service.metrics.registry.get_sample_value
+    assert value("petals_request_seconds_count", {"route": "/predict"}) == 1
+    assert value("petals_request_seconds_sum", {"route": "/predict"}) == 0
+
+
 def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
     """What a request gets when the model does not answer before it is given up, or before its client goes away."""
     service = app.state.service
@@ -146,3 +175,93 @@ def test_a_client_that_goes_away_leaves_room(model):
     app = create_app(Settings(model=model, threads=1))
     assert while_the_model_is_at_work(app, client_goes=True)[0] == 499
     assert app.state.service.batcher.admitted == 0
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+
+
+def encoded(side: int) -> bytes:
+    """A PNG that is as long as its pixels."""
+    out = io.BytesIO()
+    Image.fromarray(NOISE[:side, :side]).save(out, "PNG", compress_level=0)
+    return out.getvalue()
+
+
+def form(*files: bytes) -> bytes:
+    parts = [Request.post(file).data.split(b"\r\n\r\n", 1)[1] for file in files]
+    end = f"--{BOUNDARY}--\r\n".encode()
+    return b"".join(part.removesuffix(end) for part in parts) + end
+
+
+SMALL, LARGE = encoded(300), encoded(1500)
+SENT = {
+    "a photograph": (form(SMALL), 200),
+    "a large one": (form(LARGE), 200),
+    "several": (form(SMALL, LARGE), 200),
+    "a damaged one": (form(SMALL[:-1000]), 422),
+    "a large one that is damaged": (form(LARGE[:-1000]), 422),
+    "several, one damaged": (form(SMALL, SMALL[:-1000]), 422),
+    "no photograph": (form(bytes(300_000)), 415),
+    "a form that breaks off": (form(SMALL)[:-10], 400),
+    "a form without end": (form(*[LARGE] * 3), 413),
+}
+
+
+def kept() -> int:
+    """The bytes of forms that are in memory."""
+    taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/serving/uploads.py")])
+    return sum(trace.size for trace in taken.traces)
+
+
+@pytest.fixture
+def traced(app):
+    """Nothing is collected here: what is in a cycle may stay long in a service, too."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    yield app
+    tracemalloc.stop()
+    gc.enable()
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_of_a_request_that_is_over_nothing_is_kept(traced, name):
+    body, status = SENT[name]
+    assert asyncio.run(call(traced, "POST", "/predict", body))[0] == status
+    traced.state.service.batcher.close()  # threads may not have let go of it yet
+    traced.state.service.large.shutdown()
+    assert kept() < 100_000
+
+
+@pytest.mark.parametrize("turn", ["of the model", "of large ones", "of several"])
+def test_of_a_client_that_goes_away_nothing_waits_for_its_turn(traced, turn):
+    service, begun, go = traced.state.service, threading.Event(), threading.Event()
+    body = form({"of the model": SMALL, "of large ones": LARGE}[turn]) if turn != "of several" else form(SMALL, SMALL)
+
+    def hold(size: int = 0) -> np.ndarray:
+        begun.set()
+        assert go.wait(60)
+        return np.zeros((size, size, 3), np.uint8)
+
+    async def main() -> None:
+        gone, executor = asyncio.Event(), ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        if turn == "of the model":
+            held, waits = asyncio.create_task(service.batcher.ask(service.served, hold)), service.batcher.queue.__len__
+        else:
+            executor = service.large if turn == "of large ones" else executor
+            held, waits = asyncio.wrap_future(executor.submit(hold)), executor._work_queue.qsize
+        await asyncio.sleep(0)
+        assert begun.wait(60)
+        asked = asyncio.create_task(call(traced, "POST", "/predict", body, gone))
+        while not waits():
+            await asyncio.sleep(0)
+        gone.set()
+        assert (await asked)[0] == 499
+        try:
+            assert kept() < 100_000
+        finally:
+            go.set()
+            await held
+
+    asyncio.run(main())

@@ -114,6 +114,15 @@ def test_google_cloud_lets_in_the_workflows_that_sign_in_each_to_its_own_account
     assert "for WORKFLOW in images.yml deploy.yml; do" in deployment
 
 
+def test_the_registry_keeps_what_it_promises_though_attestations_count_as_versions():
+    deployment = (ROOT / "docs/deploy.md").read_text()
+    rules = json.loads(re.search(r"cleanup\.json << 'END'\n(.*?)\nEND\n", deployment, re.DOTALL)[1])
+    kept = [each["mostRecentVersions"] for each in rules if each["action"]["type"] == "Keep"]
+    found = {kind: rule["keepCount"] for rule in kept for kind in rule["packageNamePrefixes"]}
+    versions = 3  # image, attestation, index
+    assert found == {"train": 3 * versions, "serve": 20 * versions, "release": 20 * versions}
+
+
 def test_a_machine_is_started_only_for_a_result_that_has_somewhere_to_go_and_its_scores_are_kept_in_any_case():
     jobs = yaml.safe_load((ROOT / ".github/workflows/train.yml").read_text())["jobs"]
     runs = [step["run"] for step in jobs["launch"]["steps"] if "run" in step]
