@@ -64,8 +64,11 @@ def main(model: Path, data: Path) -> None:
 
     Not those of validation, which the model's idea of the usual is made of: they are always nearer to it.
     """
-    size = Served(model, BATCH).image_size
-    records = [record for source in open_dataset(data, 1).splits["test"] for record in source.records()]
+    served, dataset = Served(model, BATCH), open_dataset(data, 1)
+    if set(dataset.classes) != set(served.classes):
+        raise PetalsError(f"{data}: its classes are not those of {model}; give --data with photographs like its own")
+    size = served.image_size
+    records = [record for source in dataset.splits["test"] for record in source.records()]
     if not records:
         raise PetalsError(f"{data}: no test split; give data that has one")
     images = [square(decode(record.data, record.where, size), size) for record in records]

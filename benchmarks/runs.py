@@ -32,16 +32,21 @@ def recipe_options(command: Callable) -> Callable:
     """The options that say which recipe, and how many of its runs go beside one another."""
     jobs = click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Runs at once.")
     knobs = click.option(
-        "-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=_knobs,
+        "-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=_scored,
         help="As for dvc exp run; repeatable. Robustness is left out unless it is set.",
     )  # fmt: skip
     return knobs(jobs(command))
 
 
-def _knobs(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+def given(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """The knobs that an option -S sets."""
     if malformed := [each for each in values if "=" not in each]:
         raise click.BadParameter(f"{malformed[0]} is not KNOB=VALUE", param_hint="-S")
-    knobs = dict(each.split("=", 1) for each in values)
+    return dict(each.split("=", 1) for each in values)
+
+
+def _scored(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    knobs = given(context, option, values)
     if str(knobs.get("final", read_mapping(workspace.PARAMS)["final"])).lower() == "true":
         raise click.BadParameter("final: true leaves nothing unseen to score; set final=false", param_hint="-S")
     return knobs

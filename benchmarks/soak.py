@@ -18,6 +18,7 @@ import click
 import psutil
 import yaml
 
+from benchmarks.runs import given
 from benchmarks.workspace import make_workspace
 from petals.files import STATE
 from petals.isolation import dvc, isolate
@@ -216,15 +217,16 @@ def contents(path: Path) -> dict[str, bytes]:
 @click.command()
 @click.option("--kills", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other moments.")
-@click.option("--set", "settings", multiple=True, metavar="KNOB=VALUE", help="Change a knob of params.yaml.")
-def main(kills: int, seed: int, settings: tuple[str, ...]) -> None:
+@click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
+              help="As for dvc exp run; repeatable.")  # fmt: skip
+def main(kills: int, seed: int, settings: dict[str, str]) -> None:
     """Kill the pipeline with SIGKILL at random moments over all stages, run dvc repro, compare every byte.
 
     Among the moments are those at which DVC commits outputs and train writes a checkpoint. Killed are DVC and
     the stage together, DVC alone, or the stage alone. Exit code 1 if one run did not end in the same bytes.
     """
     with tempfile.TemporaryDirectory(prefix="petals-soak-", ignore_cleanup_errors=True) as folder:
-        root = make_workspace(Path(folder) / "reference", dict(each.split("=", 1) for each in settings))
+        root = make_workspace(Path(folder) / "reference", settings)
         reference = run_reference(root)
         for stage in STAGES:
             took = f"{reference.working[stage]:.1f} s at work, {reference.committing[stage]:.1f} s committed"

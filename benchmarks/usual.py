@@ -1,7 +1,8 @@
-"""Fine-tuning the usual way, to compare with: Pillow decodes every image in every epoch, workers augment one by one.
+"""Fine-tuning the usual way, to compare with: python -m benchmarks.usual.
 
-A Dataset of JPEG files, torch's DataLoader with a worker a core, Pillow's operations for what the view policy does,
-AdamW on all weights, batch norms that learn, mixed precision where the GPU has it. python -m benchmarks.usual --help
+Pillow decodes every image in every epoch, and workers augment one by one. A Dataset of JPEG files, torch's DataLoader
+with a worker a core, Pillow's operations for what the view policy does, AdamW on all weights, batch norms that learn,
+mixed precision where the GPU has it.
 """
 
 import random

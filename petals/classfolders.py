@@ -78,7 +78,7 @@ def _scan_classes(root: Path, folder: Path) -> tuple[dict[str, list[Path]], list
             raise PetalsError(f"{shown(folder)}: two folders have the name {name!r}; rename one")
         files[name], others = scan(entry, IMAGES, root)
         if not files[name]:
-            if folder == root:
+            if folder == root and not unread(others):
                 check_names([entry])  # Train/CLASS/*.jpg is no class; Train/*.jpg may be one
             raise PetalsError(f"{shown(entry)}: {_why_empty(others)}")
         skipped += others

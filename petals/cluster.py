@@ -166,7 +166,8 @@ def run(*command: str) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("-S", "--set-param", "overrides", multiple=True, help="As of `dvc exp run`, the same on all machines.")
+@click.option("-S", "--set-param", "overrides", multiple=True, metavar="KNOB=VALUE",
+              help="As for dvc exp run; repeatable. The same on all machines.")  # fmt: skip
 @click.option("--push", is_flag=True, help="Push data and models to DVC's remote at the end.")
 def main(overrides: tuple[str, ...], push: bool) -> None:
     try:

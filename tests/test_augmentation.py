@@ -2,9 +2,13 @@
 
 import colorsys
 
+import kornia.augmentation as K
 import numpy as np
 import pytest
 import torch
+import yaml
+from conftest import ORIGINAL
+from torch import nn
 
 from petals.augmentation import (
     POLICY_KNOBS,
@@ -16,7 +20,7 @@ from petals.augmentation import (
 )
 
 SIZE = 24
-KNOBS = dict(crop_min=0.5, rotation=20, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01, blur=0.5)
+KNOBS = yaml.safe_load(ORIGINAL) | {"crop_min": 0.5, "blur": 0.5}
 NOTHING = dict.fromkeys(POLICY_KNOBS, 0) | {"crop_min": 1}
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
 IDS = list("abcde")
@@ -136,6 +140,28 @@ def test_other_sources_of_chance_are_refused(draw):
     with DrawsPerImage(torch.zeros(2, 12)), pytest.raises(RuntimeError, match="knows nothing of single images"):
         draw()
     draw()
+
+
+def test_a_perspective_is_drawn_for_each_image_by_itself():
+    """As docs/extend.md has it for an operation to add."""
+    policy = nn.Sequential(K.RandomPerspective(0.3, p=1.0))
+    together = render_views(IMAGES, IDS, 0, 1, policy)
+    assert (together != IMAGES).any(axis=(1, 2, 3)).all()
+    assert np.array_equal(render_views(IMAGES[2:3], IDS[2:3], 0, 1, policy), together[2:3])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda: K.ColorJitter(0.1, 0.1, 0.1, 0.1, p=1.0),
+        lambda: K.RandomMotionBlur(3, 35.0, 0.5, p=1.0),
+        lambda: K.RandomGaussianNoise(p=1.0),
+        lambda: K.RandomElasticTransform(p=1.0),
+    ],
+)
+def test_an_operation_that_draws_otherwise_is_refused(operation):
+    with pytest.raises(RuntimeError, match=r"knows nothing of single images|invalid for input of size"):
+        render_views(IMAGES, IDS, 0, 1, nn.Sequential(operation()))
 
 
 def test_bytes_to_floats_and_back():

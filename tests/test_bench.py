@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from conftest import REPOSITORY
 from small_model import CLASSES, pictures, write_model
 
-from benchmarks import bench, drift, growth, oxford, training
+from benchmarks import bench, drift, folds, growth, oxford, seeds, soak, training, usual
 from benchmarks.growth import Run, verdicts
 from benchmarks.pairs import Row, alternate, ratios, table
+from petals import cluster
+from petals.tune import __main__ as tune
 
 
 def row(reach: str, *measured: float, name: str = "train") -> Row:
@@ -224,3 +226,24 @@ def test_drift_is_told_of_what_is_no_flower_and_not_of_images_as_they_were(tmp_p
     assert [row[0] for row in rows] == list(drift.CHANGES), done.output
     assert all(int(row[1]) >= 200 for row in rows)
     assert not any("drift" in cell for cell in rows[0]) and any("drift" in cell for cell in rows[-1])
+
+
+def test_drift_refuses_photographs_of_other_classes_than_the_models(tmp_path: Path):
+    for name in (*CLASSES[1:], "another"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / f"{name}.jpg").touch()
+    model = write_model(tmp_path / "model.onnx")
+    done = CliRunner().invoke(drift.main, ["--model", str(model), "--data", str(tmp_path / "data")])
+    assert done.exit_code == 1 and done.output.startswith(f"Error: {tmp_path / 'data'}: its classes are not those of ")
+
+
+@pytest.mark.parametrize("command", [folds.main, seeds.main, soak.main, cluster.main, tune.main])
+def test_settings_are_given_to_all_commands_alike(command):
+    (option,) = [each for each in command.params if "-S" in each.opts]
+    assert (
+        option.multiple and option.make_metavar(command.make_context("it", [], resilient_parsing=True)) == "KNOB=VALUE"
+    )
+
+
+def test_the_help_of_the_usual_way_names_its_command_once():
+    assert CliRunner().invoke(usual.main, ["--help"]).output.count("benchmarks.usual") == 1

@@ -91,7 +91,7 @@ def test_weights_from_a_file_in_a_temporary_folder(project):
 
 def test_a_search_of_the_pipeline(project, tmp_path):
     search = {"objective": "metrics/evaluate.json:macro_f1", "curve": "val/macro_f1"}
-    space = {"lr": {"type": "float", "low": 0, "high": 1}}
+    space = {"lr": {"type": "float", "low": 1e-5, "high": 1e-1}}
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump(search | {"space": space}))
     options = f"--trials 1 --space {tmp_path}/tune.yaml -S robustness=0"  # so evaluate runs
     output = run(f"{sys.executable} -m petals.tune {options}", project).stdout

@@ -465,8 +465,8 @@ def test_a_class_may_be_called_as_a_split_is(flowers: Path):
     (flowers / "rose").rename(flowers / "Train")
     (flowers / "iris").rename(flowers / "dev")
     assert opened(flowers).classes == ["Train", "dev", "tulip"]
-    images(flowers / "aster", "a.heic")
-    assert fault(flowers).startswith(f"{flowers / 'aster'}: no image in it that can be read")
+    images(flowers / "Val", "a.heic")
+    assert fault(flowers).startswith(f"{flowers / 'Val'}: no image in it that can be read")
 
 
 def test_a_file_that_vanishes(flowers: Path):

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from dvc.repo import Repo
 from project import SMALL, run, tiny_records
 
-from benchmarks import workspace
+from benchmarks import soak, workspace
 from benchmarks.soak import MOMENTS, STAGES, Kill, draw, run_reference, trial
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
@@ -29,6 +29,11 @@ def test_a_pipeline_that_is_killed_ends_in_the_same_bytes(tmp_path, params, monk
     told = {kill: trial(kill, reference, tmp_path / "trial") for kill in KILLS}
     assert all(same for same, _ in told.values()), told
     assert told[KILLS[-1]][1].startswith("went on from the checkpoint at epoch ")
+
+
+def test_a_setting_without_a_value_is_refused():
+    done = CliRunner().invoke(soak.main, ["-S", "lr"])
+    assert done.exit_code == 2 and "lr is not KNOB=VALUE" in done.output
 
 
 def test_kills_spread_over_stages_moments_and_time():

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from petals import onnx_export, quantisation
+from petals.augmentation import POLICY_KNOBS
 from petals.calibration import class_offsets
 from petals.checkpoint import Checkpoint
 from petals.drift import Reference
@@ -530,7 +531,7 @@ def test_a_model_of_other_classes_is_refused(trained):
 
 def test_the_finish_is_on_whole_images(trained):
     """Of all epochs, it is the run that has no views and no policy, to the byte."""
-    unchanged = dict(crop_min=1, rotation=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0)
+    unchanged = dict.fromkeys(POLICY_KNOBS, 0) | {"crop_min": 1}
 
     def weights(**changed: object) -> bytes:
         knobs(epochs=2, **changed)
