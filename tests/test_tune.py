@@ -98,7 +98,10 @@ def tune(*arguments: str) -> Result:
 
 
 def begin(*arguments: str) -> subprocess.Popen:
-    """A search in a process of its own."""
+    """A search in a process of its own, whose trials no worker takes along that is about to end."""
+    for worker in Experiments().workers():
+        worker.kill()
+        worker.wait()
     command = [sys.executable, "-m", "petals.tune", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

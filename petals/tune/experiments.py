@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,18 +134,20 @@ class Experiments:
         if info and alive(info.pid, "exec-run"):
             self.ended.pop(rev, None)
             return True
-        if not self.has_worker():
+        if not any(self.workers()):
             return False
         return not info or time.monotonic() - self.ended.setdefault(rev, time.monotonic()) < self.PATIENCE
 
-    def has_worker(self) -> bool:
-        """Whether a worker of this repository's queue lives.
+    def workers(self) -> Iterator[psutil.Process]:
+        """The workers of this repository's queue that live.
 
-        DVC's own note of it, dvc-exp-worker-1.pid, may be of one that was started beside it and has ended since.
+        DVC's own note of one, dvc-exp-worker-1.pid, may be of one that was started beside it and has ended since.
         """
         name = f"dvc-exp-{hashlib.sha256(self.tasks.wdir.encode()).hexdigest()[:6]}-"
-        commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-        return any("queue-worker" in each and any(word.startswith(name) for word in each) for each in commands)
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if "queue-worker" in words and any(word.startswith(name) for word in words):
+                yield process
 
     def stop(self, rev: str) -> None:
         """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed."""
