@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-from petals.report.markdown import Section, code, counted, listing, signed
+from petals.report.markdown import Section, code, counted, few, listing, signed
 from petals.report.sides import Side, Stage
 
 MOST_ROWS = 60
 UNFOLDED = 12  # changed settings that are shown at once: they are why the scores moved
-MOST_NAMES = 6
 ABSENT = object()
 
 
@@ -104,8 +103,7 @@ def _reason(old: Stage | object, new: Stage | object) -> str:
         if names := [key for key, _, _ in _changed(before, after)]:
             if label == "outs" and not parts:
                 label = "only its outs, from the same inputs:"
-            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-            parts.append(f"{label} {', '.join(map(code, names[:MOST_NAMES]))}{more}")
+            parts.append(f"{label} {few(names)}")
     return "; ".join(parts) or "sizes alone"
 
 

@@ -59,6 +59,12 @@ def listing(header: Sequence[str], rows: Sequence[Sequence[str]], most: int, ali
     return table(header, rows[:most], align) + more
 
 
+def few(names: Sequence[str], most: int = 6) -> str:
+    """The first of some untrusted `names`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(map(code, names[:most]))}{more}"
+
+
 def signed(value: float, digits: int) -> str:
     """`value` with its sign, a true minus included; a zero has none."""
     text = f"{value:+,.{digits}f}"

@@ -3,12 +3,11 @@
 import hashlib
 from contextlib import suppress
 
-from petals.report.markdown import code
+from petals.report.markdown import few
 from petals.report.revisions import Unreadable
 from petals.report.sides import Side
 
 MOST_FILES = 500  # that are looked at; the pipeline has about a hundred
-MOST_NAMES = 6
 
 
 def behind(side: Side) -> list[str]:
@@ -30,8 +29,7 @@ def note(label: str, side: Side) -> str | None:
     names = behind(side)
     if not names:
         return None
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return (
-        f"In {label}, {', '.join(map(code, names[:MOST_NAMES]))}{more} changed after the run that `dvc.lock` names: "
+        f"In {label}, {few(names)} changed after the run that `dvc.lock` names: "
         "these scores are not of what stands there. `make repro record`, and commit."
     )
