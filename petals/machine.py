@@ -115,7 +115,7 @@ def is_of_lock(root: str | Path = ".") -> bool:
 @click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the {LOCK} of now.")
 def main(write: bool) -> None:
     for name, value in fingerprint().items():
-        click.echo(f"  {name:<14}{value}")
+        click.echo(f"  {name:<34}{value}")
     if write:
         click.echo(f"written to {record()}")
 

@@ -12,8 +12,8 @@ from petals.errors import PetalsError
 from petals.report.statistics import macro_f1_interval
 
 LOOK = (
-    ("plots/mistakes.png", "what it got wrong, and how sure it was"),
-    ("plots/augmentation.png", "what it was trained on"),
+    ("plots/mistakes.jpg", "what it got wrong, and how sure it was"),
+    ("plots/augmentation.jpg", "what it was trained on"),
     ("data/submission.csv", "its answers for the test split"),
     ("models/model.onnx", "the model, preprocessing inside"),
 )
@@ -37,7 +37,7 @@ def summary(root: str | Path = ".") -> str:
         ("int8 agrees", int8_row(export["int8"])),
     ]
     lines = [f"  {name:<20}{value}" for name, value in rows]
-    empty = {"plots/mistakes.png": final, "data/submission.csv": not images["test"]}
+    empty = {"plots/mistakes.jpg": final, "data/submission.csv": not images["test"]}
     shown = [(path, what) for path, what in LOOK if not empty.get(path)]
     lines += ["", *(f"  {path:<25}{what}" for path, what in shown), "", "  dvc plots show opens curves and confusion."]
     return "\n".join(lines)
@@ -60,11 +60,11 @@ def int8_row(int8: dict) -> str:
 
 
 def score_rows(scores: dict, robustness: dict) -> list[tuple[str, str]]:
-    rows = [("macro f1", f"{scores['macro_f1']:.4f}{scores['interval']}")]
+    rows = [("macro F1", f"{scores['macro_f1']:.4f}{scores['interval']}")]
     rows += [(name.replace("_", " "), f"{scores[name]:.4f}") for name in ("accuracy", "top5_accuracy")]
     rows.append(("calibration error", f"{scores['ece']:.4f}"))
     if robustness["severities"]:
-        rows.append(("macro f1, corrupted", f"{robustness['mean_macro_f1']:.4f}"))
+        rows.append(("macro F1, corrupted", f"{robustness['mean_macro_f1']:.4f}"))
     return rows
 
 

@@ -58,7 +58,7 @@ def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, pa
         click.echo(f"{part.folder(augmented)}: {place} images")
         return
     ready = f", {chunks.parts.used} of them from {parts_of(augmented)}" if chunks.parts.used else ""
-    click.echo(f"{params.views} views of {len(split)} images{ready}")
+    click.echo(f"{params.views} view{'s' * (params.views != 1)} of {len(split)} images{ready}")
     rendered = Shards(augmented)
 
     def view_of(row: int, view: int) -> np.ndarray:
@@ -99,13 +99,11 @@ class Chunks:
 
 
 def draw(split: PackedSplit, view_of: Callable[[int, int], np.ndarray], views: int, picture: Path) -> None:
-    """A row for each of eight images spread over the split: itself, and up to six of its views."""
-    rows, captions = [], []
-    for row in np.linspace(0, len(split) - 1, min(8, len(split))).astype(int):
-        shown = range(min(views, 6))
-        rows.append([split.images.read([row])[0], *(view_of(row, view) for view in shown)])
-        captions.append([split.classes[split.labels[row]], *(f"view {view + 1}" for view in shown)])
-    pictures.grid(rows, captions, picture)
+    """A column for each of eight images spread over the split: itself, and below it up to six of its views."""
+    chosen, shown = np.linspace(0, len(split) - 1, min(8, len(split))).astype(int), range(min(views, 6))
+    rows = [list(split.images.read(chosen)), *([view_of(row, view) for row in chosen] for view in shown)]
+    names = [split.classes[label] for label in split.labels[chosen]]
+    pictures.grid(rows, [names, *([f"view {view + 1}"] * len(chosen) for view in shown)], picture)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(
     """Score MODEL (.safetensors, its .json beside it) on the images of VAL, and predict those of TEST.
 
     Writes the scores to METRICS (JSON), and those of corrupted images to ROBUSTNESS (JSON); predictions.csv,
-    per_class.csv, calibration.csv, robustness.csv and mistakes.png to the folder PLOTS; and Kaggle's id,label to
+    per_class.csv, calibration.csv, robustness.csv and mistakes.jpg to the folder PLOTS; and Kaggle's id,label to
     SUBMISSION, with no row where there is no test split. REFERENCE (JSON) keeps what the model makes of VAL, so that
     images in use can be compared with it for drift.
 
@@ -125,7 +125,7 @@ def assess(split: PackedSplit, scores: np.ndarray, temperature: float, fitted: b
         for each in calibration_bins(labels, probabilities)
     )
     write_csv(plots / "calibration.csv", CALIBRATION, bins)
-    draw_mistakes(split, scores, plots / "mistakes.png")
+    draw_mistakes(split, scores, plots / "mistakes.jpg")
     return results
 
 
@@ -133,18 +133,19 @@ def leave_empty(plots: Path) -> dict[str, object]:
     """Write the files of `assess` with nothing in them."""
     for name, header in (("predictions", PREDICTIONS), ("per_class", PER_CLASS), ("calibration", CALIBRATION)):
         write_csv(plots / f"{name}.csv", header, [])
-    pictures.grid([], [], plots / "mistakes.png")
+    pictures.grid([], [], plots / "mistakes.jpg")
     return {"final": True}
 
 
 def draw_mistakes(split: PackedSplit, scores: np.ndarray, path: Path) -> None:
-    """The 24 most confident wrong predictions, each with what it is and what it was taken for."""
+    """The 24 most confident errors, each with its true and its predicted class."""
     predicted = scores.argmax(1)
     wrong = np.flatnonzero(predicted != split.labels)
     worst = wrong[np.argsort(-scores[wrong].max(1), kind="stable")][:24]
     tiles = list(split.images.read(worst)) if len(worst) else []
     captions = [
-        f"{split.classes[split.labels[row]]}\nnot {split.classes[predicted[row]]}\n{scores[row].max():.0%} sure"
+        f"true: {split.classes[split.labels[row]]}\npredicted: {split.classes[predicted[row]]}\n"
+        f"confidence: {scores[row].max():.0%}"
         for row in worst
     ]
     rows = range(0, len(tiles), 6)

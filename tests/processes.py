@@ -33,7 +33,7 @@ def prepare_data() -> None:
     tiny_records(Path("data/tiny"))
     outs = ("data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv")
     call(prepare.main, "data/tiny", *outs, "--workers", "1")
-    call(augment.main, "data/prepared/train", "data/augmented", "plots/augmentation.png", "--workers", "1")
+    call(augment.main, "data/prepared/train", "data/augmented", "plots/augmentation.jpg", "--workers", "1")
 
 
 def call(command, *arguments: str) -> str:

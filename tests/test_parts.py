@@ -14,7 +14,7 @@ from petals.parts import Part, Parts, key, part, save_keys
 from stages import augment, prepare
 
 PREPARE = ("data/tiny", "data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv")
-AUGMENT = ("data/prepared/train", "data/augmented", "plots/augmentation.png")
+AUGMENT = ("data/prepared/train", "data/augmented", "plots/augmentation.jpg")
 
 
 def make(folder: Path, levels: list[int]) -> None:

@@ -365,7 +365,7 @@ def test_curves_of_both_sides_are_drawn(repository):
         '%%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#8c959f, #0969da"}}}}%%',
         "xychart-beta",
         '    title "val/macro_f1"',
-        '    x-axis "step" 0 --> 2',
+        '    x-axis "epoch" 0 --> 2',
         "    y-axis 0.1 --> 0.5",
         '    line "base" [0.1, 0.2, 0.4]',
         '    line "head" [0.2, 0.3, 0.5]',
@@ -386,7 +386,7 @@ def test_long_curves_are_thinned_and_numbers_have_no_exponent(repository):
     (chart,) = charts(page)
     first, second = chart.splitlines()[-2:]
     assert first.count(",") == second.count(",") == 32
-    assert '    x-axis "step" 0 --> 999' in chart
+    assert '    x-axis "epoch" 0 --> 999' in chart
     for line in (first, second):
         assert re.fullmatch(r' {4}line "\w+" \[[0-9.]+(, [0-9.]+)*\]', line)
         drawn = json.loads(line[line.index("[") :])

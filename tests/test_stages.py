@@ -36,7 +36,7 @@ from stages import augment, evaluate, export, prepare, train
 
 pytestmark = pytest.mark.usefixtures("untraced_exporter")
 PREPARE = ["data/prepared", "metrics/prepare.json", "plots/classes.csv", "plots/duplicates.csv", "--workers", "1"]
-AUGMENT = ["data/prepared/train", "data/augmented", "plots/augmentation.png"]
+AUGMENT = ["data/prepared/train", "data/augmented", "plots/augmentation.jpg"]
 TRAIN = [
     *("data/prepared/train", "data/prepared/val", "data/augmented", "data/weights/true"),
     *("models/model.safetensors", "metrics/train.json", "plots/train"),
@@ -125,8 +125,8 @@ def test_all_five_with_the_policy_online(folder):
     assert "4 rows in data/submission.csv" in done(evaluate, *EVALUATE)
     assert "top-1 agreement 100.00%" in done(export, *EXPORT)
     assert card()["images"] == {"train": 24, "val": 9, "test": 4}
-    for picture_file in ("plots/augmentation.png", "plots/mistakes.png"):
-        assert Path(picture_file).read_bytes().startswith(b"\x89PNG")
+    for picture_file in ("plots/augmentation.jpg", "plots/mistakes.jpg"):
+        assert Path(picture_file).read_bytes().startswith(b"\xff\xd8")
 
 
 def test_a_checkpoint_of_another_precision_is_not_taken_up(trained, monkeypatch):
@@ -257,7 +257,7 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
     assert json.loads(Path("metrics/evaluate.json").read_text()) == {"final": True}
     for name in ("predictions", "per_class", "calibration"):
         assert table(f"plots/{name}.csv") == []
-    assert Path("plots/mistakes.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("plots/mistakes.jpg").read_bytes().startswith(b"\xff\xd8")
     assert len(table("data/submission.csv")) == 4
     assert Reference.from_json(Path("models/reference.json").read_text()).images == 4, "those of test, not learnt from"
     assert "top-1 agreement 100.00%" in done(export, *EXPORT)

@@ -36,11 +36,11 @@ def test_the_table(finished: Path):
     assert table == {
         "images": "748 train, 204 val, 408 test",
         "classes": "17",
-        "macro f1": "0.9432",
+        "macro F1": "0.9432",
         "accuracy": "0.9444",
         "top5 accuracy": "1.0000",
         "calibration error": "0.0210",
-        "macro f1, corrupted": "0.7123",
+        "macro F1, corrupted": "0.7123",
         "ONNX agrees": "99.95%, 13.7 MB",
         "int8 agrees": "98.89%, 4.0 MB, macro F1 0.8860",
     }
@@ -52,7 +52,7 @@ def test_how_far_macro_f1_would_move_with_other_images_of_its_kind(finished: Pat
     rows = ["rose,rose"] * 45 + ["rose,iris"] * 5 + ["iris,iris"] * 50
     text = "id,actual,predicted,confidence\n" + "".join(f"{n},{row},0.9\n" for n, row in enumerate(rows))
     (finished / "plots" / "predictions.csv").write_text(text)
-    line = next(line for line in summary(finished).splitlines() if "macro f1  " in line)
+    line = next(line for line in summary(finished).splitlines() if "macro F1  " in line)
     low, high = map(float, line.split("interval ")[1].split(" … "))
     # Against the normal approximation of the share of a hundred that is right.
     deviation = (0.95 * 0.05 / 100) ** 0.5

@@ -79,7 +79,7 @@ def _grids(steps: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
     whole = last - first + 1
     as_logged = all(len(values) == whole <= POINTS for values in steps.values())
     grid = np.linspace(first, last, int(whole) if as_logged else POINTS)
-    return dict.fromkeys(steps, grid), f'"step" {_decimal(first, 3)} --> {_decimal(last, 3)}'
+    return dict.fromkeys(steps, grid), f'"epoch" {_decimal(first, 3)} --> {_decimal(last, 3)}'
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

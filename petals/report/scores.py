@@ -17,7 +17,7 @@ LABELS = {
     "top5_accuracy": "top-5 accuracy",
     "nll": "negative log-likelihood (lower is better)",
     "ece": "calibration error (lower is better)",
-    "calibration.nll_before": "… log-likelihood before temperature scaling",
+    "calibration.nll_before": "… negative log-likelihood before temperature scaling",
     "calibration.ece_before": "… calibration error before temperature scaling",
     "calibration.temperature": "temperature",
 }
