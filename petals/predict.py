@@ -1,4 +1,4 @@
-"""`python -m petals.predict`: which flowers are on some photographs, with ONNX Runtime alone."""
+"""`python -m petals.predict`: classify photographs, with ONNX Runtime alone."""
 
 import json
 import os

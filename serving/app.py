@@ -201,7 +201,7 @@ def create_app(settings: Settings) -> FastAPI:
     service = Service(settings)
     app = FastAPI(
         title="petals",
-        summary="Tells flowers apart.",
+        summary="Image classification.",
         version=settings.version or "unreleased",
         docs_url=None,
         redoc_url=None,
