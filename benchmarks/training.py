@@ -129,7 +129,7 @@ def kornia_seconds(folder: Path, device: torch.device, times: int = 20) -> float
     return statistics.median(spent)
 
 
-def measure(scratch: Path, epochs: int = 5, name: str = "train", **settings: object) -> Row:
+def measure(scratch: Path, epochs: int = 4, name: str = "train", **settings: object) -> Row:
     """Train on the sample for `epochs` and one to warm up; a pair is an epoch and as many bare steps."""
     folder = pipeline_folder(scratch / name, ("prepare", "augment"), epochs=1000, **settings)
     turns = Turns(folder, epochs)

@@ -64,7 +64,7 @@ def run(root: Path, variables: dict[str, str], *arguments: str) -> None:
         raise RuntimeError(f"dvc {' '.join(arguments)}:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
-def measure(scratch: Path, pairs: int = 5, **settings: object) -> Row:
+def measure(scratch: Path, pairs: int = 3, **settings: object) -> Row:
     """Push and pull data/prepared of the sample, at the 96 px that its photographs have, and these as JPEG files."""
     packed = pipeline_folder(scratch / "packed", ("prepare",), **{"image_size": 96} | settings) / "data" / "prepared"
     single = one_file_an_image(scratch / "single")
