@@ -11,7 +11,7 @@ import torch
 from processes import EVALUATE, TRAIN
 from torch import nn
 
-from petals import distributed
+from petals import distributed, packed
 from petals.errors import PetalsError
 from stages import evaluate, train
 
@@ -34,6 +34,7 @@ def talk(group: distributed.Group) -> dict[str, object]:
 
 
 def main() -> None:
+    packed.PIXELS_AT_ONCE = 2 * 32**2  # a split is more than one batch, so that each process computes some of it
     group = distributed.join(torch.device("cpu"))
     heard = talk(group)
     everybody = [None] * group.size

@@ -1,10 +1,15 @@
 """Temperature scaling: known temperatures found again, a plain search, and images that say nothing."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax, softmax
+from torch import nn
 
 from petals.calibration import FOLDS, class_offsets, cross_fitted, fit_temperature, rescale
+from petals.validation import calibrate
 
 
 def drawn(temperature: float, images: int = 4000, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -110,3 +115,24 @@ def test_what_is_too_sure_is_better_calibrated_on_unseen_images():
     labels, probabilities = drawn(2.5)
     before, after = (loss(labels, each, 1) for each in (probabilities, cross_fitted(labels, probabilities)))
     assert after < before - 0.1
+
+
+def test_the_temperature_is_that_of_the_adjusted_answers():
+    """Not that of the answers before: where rare classes are raised too far, the right one is higher."""
+    labels, probabilities = drawn(0.6)
+    net = SimpleNamespace(head=nn.Linear(7, 7), temperature=torch.tensor(1.0))
+    nn.init.eye_(net.head.weight)
+    nn.init.zeros_(net.head.bias)
+
+    def predict(net: SimpleNamespace, split: SimpleNamespace) -> np.ndarray:
+        return (net.head(torch.from_numpy(probabilities).log()) / net.temperature).softmax(1).detach().numpy()
+
+    train = SimpleNamespace(labels=np.repeat(range(7), range(5, 40, 5)), classes="abcdefg", final=False)
+    val, group = SimpleNamespace(labels=labels), SimpleNamespace(predict=predict)
+    before = fit_temperature(labels, predict(net, val))
+    said = calibrate(net, train, val, group, 1.0, "fit")
+    found = net.temperature.item()
+    assert said == f"temperature {found:.3f}, fitted to val"
+    net.temperature.fill_(1)
+    assert found == pytest.approx(fit_temperature(labels, predict(net, val)), rel=1e-3)
+    assert found > 1.1 * before

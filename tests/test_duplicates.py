@@ -44,6 +44,16 @@ def test_the_pairs_are_those_that_numpy_finds(monkeypatch: pytest.MonkeyPatch):
     assert expected == [(0, 1), (2, 30), (2, 39), (20, 21), (30, 39)]
 
 
+def test_a_pair_just_above_the_threshold_is_found():
+    """Pictures of large squares, whose short vectors say all: their product is no more than the correlation."""
+    first, second = np.random.default_rng(1).standard_normal((2, 4, 4, 3))
+    squares = [(128 + 25 * each).clip(0, 255).astype(np.uint8) for each in (first, first + 0.3 * second)]
+    thumbnails = np.stack(squares).repeat(4, axis=1).repeat(4, axis=2)
+    correlation = np.corrcoef((thumbnails - thumbnails.mean((1, 2), keepdims=True)).reshape(2, -1))[0, 1]
+    assert [pair[:2] for pair in near_duplicates(thumbnails, correlation - 1e-5)] == [(0, 1)]
+    assert near_duplicates(thumbnails, correlation + 1e-5) == []
+
+
 def test_fine_textures_are_compared_by_the_block(monkeypatch: pytest.MonkeyPatch):
     """Their short vectors rule no pair out; image by image, six thousand of them took five times as long."""
     compared = []
@@ -78,9 +88,12 @@ def test_pictures_of_one_colour_are_not_alike_for_that():
 
 
 def test_of_many_that_are_alike_the_nearest_in_each_group_are_listed():
-    alike = np.repeat(np.random.default_rng(1).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), 30, axis=0)
+    """Here the last ones of each group: the first image is clean, and of those after it each has less noise."""
+    first, noise = np.random.default_rng(1).standard_normal((2, 16, 16, 3))
+    burst = [first + amount * noise for amount in (0, *np.linspace(0.3, 0.05, 29))]
+    alike = np.stack([(128 + 25 * each).clip(0, 255).astype(np.uint8) for each in burst])
     found = near_duplicates(alike, groups=np.repeat([0, 1], 15), most=2)
-    assert [pair[:2] for pair in found if pair[0] == 3] == [(3, 4), (3, 5), (3, 15), (3, 16)]
+    assert [pair[:2] for pair in found if pair[0] == 0] == [(0, 13), (0, 14), (0, 28), (0, 29)]
     assert len(found) < 30 * 2 * 2
 
 

@@ -39,6 +39,12 @@ def test_near_duplicates_stay_together():
     assert len(roses) == 2 and bursts[roses[0]] == bursts[roses[1]]
 
 
+def test_a_burst_that_goes_beyond_the_share_is_taken_where_that_comes_nearer_to_it():
+    """Two roses are wanted, and the first burst has three: one too many is better than two too few."""
+    groups = [0, 0, 0, 1, 1, 1, 2, 2, 8, 9, 10, 11]
+    assert [name for name in aside(groups=groups) if name.startswith("r")] == ["r0", "r1", "r2"]
+
+
 def test_a_class_of_large_bursts_sets_its_smallest_aside():
     groups = [0, 0, 0, 0, 0, 1, 1, 1, 8, 9, 10, 11]
     assert [name for name in aside(groups=groups) if name.startswith("r")] == ["r5", "r6", "r7"]
