@@ -90,8 +90,8 @@ class Memory:
 def own_memory(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
+    except OSError:  # it has ended, or the system is not Linux
+        return psutil.Process(pid).memory_full_info().uss
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 

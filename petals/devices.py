@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from petals.errors import PetalsError
+from petals.files import STATE, remove
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1  # of mallopt(3)
+COMPILED = STATE / "compiled"
 
 
 def keep_freed_memory(largest: int = 2**30) -> None:
@@ -45,6 +47,8 @@ def set_up(device: str, threads: int) -> torch.device:
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= there:
         raise PetalsError(f"device: this machine has no {device}; set device: auto or cpu")
+    if kind == "cuda" and number:
+        torch.cuda.set_device(int(number))  # whose generator is seeded where none is named
     return torch.device(device)
 
 
@@ -88,7 +92,9 @@ def choose_precision(device: torch.device) -> tuple[str, str]:
 
 
 def compile_kernels(net: nn.Module, parts: int) -> None:
-    """Have torch.compile make kernels for `net`, at its first step in training; other draws of dropout come of it.
+    """Have torch.compile make kernels for `net`, at its first step of each size; other draws of dropout come of it.
+
+    Those for a processor are made anew in each run: of one that was killed they may be cut short, and torch takes such.
 
     Raises PetalsError where a batch is taken in several `parts`, whose draws could not be those of the whole, or where
     the machine has no compiler.
@@ -98,7 +104,10 @@ def compile_kernels(net: nn.Module, parts: int) -> None:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise PetalsError("compile: this machine has no C++ compiler; install g++, or set compile: false")
     torch.use_deterministic_algorithms(True)  # the compiler too
-    net.compile()
+    if next(net.parameters()).device.type == "cpu":
+        remove(COMPILED)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(COMPILED.resolve())
+    net.compile(dynamic=False)  # for all sizes at once it does not end: they make the padding a long formula
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

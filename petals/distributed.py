@@ -61,8 +61,6 @@ def join(device: torch.device) -> "Group":
     if size == 1:
         return Group(0, 1, device)
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost process is an error here, and no abort
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
         atexit.register(leave)
@@ -183,6 +181,10 @@ class Group:
         dist.all_reduce(flat, group=self.steps)
         for buffer, mean in zip(buffers, (flat / self.size).split([len(each) for each in buffers]), strict=True):
             buffer.copy_(mean)
+
+    def meet(self) -> None:
+        """Wait for all processes, as long as for their first step: one may have much to load or to write."""
+        self.same(b"")
 
     def same(self, content: bytes) -> bytes:
         """What the main process gives, in every process."""

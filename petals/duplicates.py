@@ -15,6 +15,7 @@ THRESHOLD = 0.95
 BLOCK = 256
 COARSE = 4
 ROUNDING = 1e-4  # of float32, so that no pair is lost to it
+RULED_OUT = -2.0  # less than any correlation
 MOST = 5
 
 
@@ -45,7 +46,7 @@ def near_duplicates(
     for i, later, correlations in alike(thumbnails, threshold):
         for group in np.unique(groups[later]):
             among = groups[later] == group
-            nearest = np.argsort(-correlations[among], kind="stable")[:most]
+            nearest = np.argsort(-correlations[among].round(5), kind="stable")[:most]  # copies tie
             found = zip(later[among][nearest], correlations[among][nearest], strict=True)
             pairs.extend((i, int(j), float(correlation)) for j, correlation in found)
     return sorted(pairs)
@@ -64,35 +65,38 @@ def alike(thumbnails: np.ndarray, threshold: float) -> Iterator[tuple[int, np.nd
     parts = (thumbnails[start : start + BLOCK] for start in range(0, len(thumbnails), BLOCK))
     bounds = np.concatenate([np.empty((0, COARSE**2 * 3 + 1), np.float32), *(bounding(units(each)) for each in parts)])
     for top in range(0, len(bounds), BLOCK):
-        rows, others = above(bounds, thumbnails, top, threshold - ROUNDING)
-        for i in np.unique(rows):
-            later = others[rows == i]
-            correlations = units(thumbnails[later]) @ units(thumbnails[i : i + 1])[0]
-            later, correlations = later[correlations >= threshold], correlations[correlations >= threshold]
-            if len(later):
-                yield int(i), later, correlations
+        rows, others, correlations = pairs_from(top, thumbnails, bounds, threshold)
+        begins = np.flatnonzero(np.diff(rows, prepend=-1)).tolist()
+        for begin, end in pairwise([*begins, len(rows)]):
+            yield int(rows[begin]), others[begin:end], correlations[begin:end]
 
 
-def above(bounds: np.ndarray, thumbnails: np.ndarray, top: int, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs i < j, with i among the BLOCK rows from `top`, whose `bounds` have a product of `least` or more.
+def pairs_from(top: int, thumbnails: np.ndarray, bounds: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+    """The pairs i < j that correlate at `threshold` or more, with i among the BLOCK images from `top`, and how.
 
-    Fine textures have little in their short vectors, so that these rule hardly a pair out: such squares are compared in
-    full at once, which is much faster than image by image.
+    As (int, M), (int, M) and (float32, M), in the order of i. Only those that `bounds` allow are compared in full.
     """
-    found = [np.empty((0, 2), int)]
-    buffer = np.empty((BLOCK, BLOCK), np.float32)
+    least, buffer = threshold - ROUNDING, np.empty((BLOCK, BLOCK), np.float32)
+    found = [(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))]
     # Squares that stay in the processor's cache, and mostly hold nothing: in half the time of the whole width at once.
     for left in range(top, len(bounds), BLOCK):
         a, b = bounds[top : top + BLOCK], bounds[left : left + BLOCK]
         products = np.matmul(a, b.T, out=buffer[: len(a), : len(b)])
         if left == top:
-            products[np.tri(len(a), dtype=bool)] = -1  # each with itself, and pairs the other way round
-        if products.max() >= least:
-            near = products >= least
-            if np.count_nonzero(near) > BLOCK:
-                near &= units(thumbnails[top : top + BLOCK]) @ units(thumbnails[left : left + BLOCK]).T >= least
-            found.append(np.argwhere(near) + np.array([top, left]))
-    return tuple(np.concatenate(found).T)
+            products[np.tri(len(a), dtype=bool)] = RULED_OUT  # each with itself, and pairs the other way round
+        if products.max() < least:
+            continue
+        rows, columns = np.nonzero(products >= least)
+        if len(rows) > BLOCK:  # as of fine textures, or of one scene: all at once takes less time than so many pairs
+            square = units(thumbnails[top : top + BLOCK]) @ units(thumbnails[left : left + BLOCK]).T
+            correlations = square[rows, columns]
+        else:
+            correlations = np.einsum("ij,ij->i", units(thumbnails[top + rows]), units(thumbnails[left + columns]))
+        near = correlations >= threshold
+        found.append((top + rows[near], left + columns[near], correlations[near]))
+    pairs = [np.concatenate(each) for each in zip(*found, strict=True)]
+    order = np.argsort(pairs[0], kind="stable")
+    return tuple(each[order] for each in pairs)
 
 
 def units(thumbnails: np.ndarray) -> np.ndarray:

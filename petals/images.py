@@ -51,8 +51,9 @@ def decode(data: bytes, where: str, least: int | None = None) -> np.ndarray:
         ) from None
     except MemoryError:  # says nothing about the image
         raise
-    except Exception:  # decoders raise anything from struct.error to a bare Exception on damaged data
-        raise PetalsError(f"{where}: the image is damaged or cut short; save it anew or remove it") from None
+    except Exception as error:  # decoders raise anything from struct.error to a bare Exception on damaged data
+        fault = "has more than a megabyte of text or profile" if "MAX_TEXT" in str(error) else "is damaged or cut short"
+        raise PetalsError(f"{where}: the image {fault}; save it anew or remove it") from None
 
 
 def bicubic(image: np.ndarray, size: int) -> np.ndarray:

@@ -27,10 +27,10 @@ def summary(root: str | Path = ".") -> str:
     )
     scores["interval"] = interval(Path(root) / "plots" / "predictions.csv")
     images = card["images"]
-    dropped = f" ({card['dropped_from_train']} of them left out)" if card.get("dropped_from_train") else ""
+    dropped = f" ({card['dropped_from_train']} left out of training)" if card.get("dropped_from_train") else ""
     final = scores.get("final", False)
     rows = [
-        ("images", f"{images['train']} train{dropped}, {images['val']} val, {images['test']} test"),
+        ("images", f"{images['train']} train, {images['val']} val, {images['test']} test{dropped}"),
         ("classes", f"{card['classes']}"),
         *([("scores", "none, as it is trained on val too (final: true)")] if final else score_rows(scores, robustness)),
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),

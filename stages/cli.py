@@ -66,7 +66,7 @@ class StageCommand(click.Command):
         """What to do where memory does not suffice."""
         if any(each.name == "workers" for each in self.params):
             return "--workers 1 needs the least"
-        lower = "lower batch_size or image_size" if "batch_size" in self.knobs else "lower image_size"
+        lower = "raise accumulate, lower image_size" if "accumulate" in self.knobs else "lower image_size"
         return f"{lower}, or take a smaller model"
 
 

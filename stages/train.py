@@ -69,6 +69,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
     if params.train_size < 1 and not models.MODELS[params.model].any_size:
         click.echo(f"train_size: {params.model} takes one size only, so it is trained at {data.size} px")
+    group.meet()
     learning = Learning(params, net, data, group)
 
     data.balance = params.balance
@@ -126,6 +127,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
         learning.average.swap()
     saved.finish(state, model)
+    group.meet()
     interrupt.leave(group.agree(0.0, interrupt.requested)[1])
 
 
@@ -154,7 +156,7 @@ class Learning:
         self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
         learning_norms = any(isinstance(each, models.BATCH_NORMS) and each.training for each in net.modules())
-        if learning_norms and params.batch_size < 2 * group.size * params.accumulate:
+        if learning_norms and min(params.batch_size, len(data.split)) < 2 * group.size * params.accumulate:
             raise PetalsError(
                 f"accumulate: batch norms that learn need two images in each of {group.size} processes × "
                 f"{params.accumulate} parts of a step; lower accumulate, raise batch_size, or set freeze_stats: true"

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from conftest import REPOSITORY
 
 from petals.devices import autocast, choose_precision, compile_kernels, room_for_data, set_up
 from petals.errors import PetalsError
+from petals.files import write_text
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +54,13 @@ def test_a_device_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_each_gpu_has_its_number(monkeypatch: pytest.MonkeyPatch):
+    current = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert [set_up(name, 1) for name in ("cuda", "cuda:0", "cuda:1")] == [
         *map(torch.device, ("cuda", "cuda:0", "cuda:1"))
     ]
+    assert current == [0, 1], "the one that is named is seeded, and not the first"
     with pytest.raises(PetalsError):
         set_up("cuda:2", 1)
 
@@ -66,17 +71,34 @@ def test_images_may_take_half_of_what_a_gpu_has_free(monkeypatch: pytest.MonkeyP
     assert room_for_data(torch.device("cpu")) == 0
 
 
+class Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)).relu().flatten(1)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch itself
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
-def test_a_compiled_network_learns_the_same_and_keeps_its_names():
+def test_a_compiled_network_learns_the_same_and_keeps_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # to be put back
+    cut_short = tmp_path / ".petals" / "compiled" / "kernel.so"
+    write_text(cut_short, "")
     torch.manual_seed(1)
-    eager = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    eager = Small()
+    eager.norm.eval()  # as where its statistics are kept
     compiled = copy.deepcopy(eager)
     compile_kernels(compiled, 1)
     assert torch._inductor.config.deterministic, "the kernels that it makes repeat themselves too"
-    images = torch.rand(2, 3, 8, 8)
-    for net in (eager, compiled):
-        net(images).square().sum().backward()
+    for size in (8, 10, 12):
+        images = torch.rand(2, 3, size, size)
+        for net in (eager, compiled):
+            net(images).square().sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3, "one for each size, and none for any size"
+    assert list(cut_short.parent.rglob("*.so")) and not cut_short.exists()
     assert list(compiled.state_dict()) == list(eager.state_dict())
     for mine, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)

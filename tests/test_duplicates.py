@@ -63,7 +63,7 @@ def test_fine_textures_are_compared_by_the_block(monkeypatch: pytest.MonkeyPatch
     thumbnails = np.random.default_rng(3).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
     thumbnails[50] = thumbnails[7]
     assert [pair[:2] for pair in near_duplicates(thumbnails)] == [(7, 50)]
-    assert len(compared) == 3 + 2 * 6 + 2, "for the short vectors, for six squares, and for one pair"
+    assert compared == [20] * (3 + 2 * 6), "for the short vectors, and for both sides of six squares"
 
 
 def test_the_same_photograph_saved_otherwise_is_found():

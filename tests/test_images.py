@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from simplejpeg import decode_jpeg
 
 from petals import images, resizing
@@ -118,6 +118,13 @@ def test_a_reduced_jpeg_is_refused_where_it_ends_too_early(options: dict):
     for length in [*range(len(data) // 8, len(data), len(data) // 8), len(data) - 1]:
         with pytest.raises(PetalsError, match="here: the image is damaged or cut short"):
             decode(data[:length], "here", 60)
+
+
+def test_a_png_whose_text_is_too_much_for_pillow_is_not_called_damaged():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("history", "a" * 1_200_000, zip=True)
+    with pytest.raises(PetalsError, match="here: the image has more than a megabyte of text or profile; save it anew"):
+        decode(encoded(photograph(8, 8), "PNG", pnginfo=text), "here")
 
 
 @pytest.mark.parametrize("least", [None, 60])

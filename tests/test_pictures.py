@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from petals.pictures import GAP, PAPER, fit, grid
+from petals.pictures import GAP, PAPER, fit, font_for, grid
 
 COLOURS = [(250, 0, 0), (0, 200, 0), (0, 0, 250), (250, 250, 0), (120, 60, 30)]
 
@@ -70,3 +70,10 @@ def test_captions_are_cut_to_the_width_and_no_more(text: str, width: int):
         assert font.getlength(text) > width
         assert found.endswith("…") and text.startswith(found[:-1])
         assert font.getlength(text[: len(found)] + "…") > width  # one more letter would not fit
+
+
+@pytest.mark.parametrize("name", ["Gänseblümchen", "роза", "fiołek", "τριαντάφυλλο"])
+def test_letters_of_other_languages_are_drawn(name: str):
+    font = font_for(name)
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in name)

@@ -148,6 +148,8 @@ def test_batch_norms_that_learn_get_two_images_at_least(folder):
     assert refused(train, *TRAIN).startswith("Error: accumulate: batch norms that learn need two images in each of 1")
     knobs(freeze_stats=False, batch_size=6, accumulate=3)
     done(train, *TRAIN)
+    knobs(freeze_stats=False, batch_size=64, accumulate=15)  # of the 24 images that there are
+    assert refused(train, *TRAIN).startswith("Error: accumulate: batch norms that learn need two images in each of 1")
 
 
 def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
@@ -465,7 +467,7 @@ def test_want_of_memory_is_one_line(folder, monkeypatch, error: Exception):
     monkeypatch.setattr(prepare, "open_dataset", greedy)
     assert "out of memory; --workers 1 needs the least" in refused(prepare, "data/tiny", *PREPARE)
     monkeypatch.setattr(train, "TrainingImages", greedy)
-    assert "out of memory; lower batch_size or image_size" in refused(train, *TRAIN)
+    assert "out of memory; raise accumulate, lower image_size" in refused(train, *TRAIN)
 
 
 def test_ids_with_commas_quotes_and_paths_stay_whole_in_the_tables(folder):
