@@ -248,7 +248,7 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
     assert card()["images"] == {"train": 24, "val": 9, "test": 4}
     ids = {split: json.loads(Path(f"data/prepared/{split}/ids.json").read_text()) for split in ("train", "val")}
     assert len(ids["train"]) == 33 and ids["train"][24:] == ids["val"]
-    assert "1 views of 33 images" in done(augment, *AUGMENT)
+    assert "1 view of 33 images" in done(augment, *AUGMENT)
     said = done(train, *TRAIN)
     assert "final: train holds val too" in said and "-S temperature=" in said and "val nll" not in said
     info = json.loads(Path("models/model.json").read_text())

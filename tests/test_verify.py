@@ -262,6 +262,6 @@ def test_seeds_and_last_bits_of_the_recipe_are_the_same_scores():
 def test_the_command_records(checkout):
     (checkout / "machine.json").unlink()
     shown = CliRunner().invoke(machine.main)
-    assert shown.exit_code == 0 and "  threads       2" in shown.output and not Path("machine.json").exists()
+    assert shown.exit_code == 0 and "  threads                           2" in shown.output and not Path("machine.json").exists()
     assert "written to machine.json" in CliRunner().invoke(machine.main, ["--record"]).output
     assert machine.compare() == []

@@ -38,7 +38,7 @@ CHART = re.compile(  # as petals/report/curves.py writes it, with a blank line b
     r'%%\{init: \{"themeVariables": \{"xyChart": \{"plotColorPalette": "#[0-9a-f]{6}(?:, #[0-9a-f]{6})?"\}\}\}\}%%\n'
     r"xychart-beta\n"
     r' {4}title "[A-Za-z0-9 _./?-]*"\n'
-    rf' {{4}}x-axis "(?:step|share of the run in %, as the runs differ in length)" {NUMBER} --> {NUMBER}\n'
+    rf' {{4}}x-axis "(?:epoch|share of the run in %, as the runs differ in length)" {NUMBER} --> {NUMBER}\n'
     rf" {{4}}y-axis {NUMBER} --> {NUMBER}\n"
     rf'(?: {{4}}line "(?:base|head)" \[{NUMBER}(?:, {NUMBER})*\]\n){{1,2}}'
     r"```(?=\n\n|\n?\Z)",
