@@ -21,7 +21,7 @@ CHART = """```mermaid
 %%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#0969da"}}}}%%
 xychart-beta
     title "Loss"
-    x-axis "step" 0 --> 1
+    x-axis "epoch" 0 --> 1
     y-axis 0 --> 1.5
     line "head" [1.5, 0]
 ```"""
