@@ -47,6 +47,12 @@ def test_the_table(finished: Path):
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_images_that_were_dropped_are_counted_beside_the_splits_and_not_of_train(finished: Path):
+    """Where train holds val too, some of them are val's."""
+    (finished / "metrics" / "prepare.json").write_text(json.dumps(METRICS["prepare"] | {"dropped_from_train": 2}))
+    assert "748 train, 204 val, 408 test (2 left out of training)" in summary(finished)
+
+
 def test_how_far_macro_f1_would_move_with_other_images_of_its_kind(finished: Path):
     (finished / "plots").mkdir()
     rows = ["rose,rose"] * 45 + ["rose,iris"] * 5 + ["iris,iris"] * 50
