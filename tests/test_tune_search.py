@@ -1,6 +1,7 @@
 """The search and its file, with experiments that end at once: what is proposed, what is kept, what comes of it."""
 
 import hashlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_a_trial_that_was_lost_is_tried_again_and_changes_nothing_else(make):
     whole.run(6, lambda done: None)
     parts.run(2, lambda done: None)
     parts.propose()
-    parts.lose(parts.running[0], "stopped")
+    parts.lose(parts.running[0])
     parts = make("parts")
     parts.run(6, lambda done: None)
     assert proposed(parts) == proposed(whole)
@@ -104,15 +105,15 @@ def test_settings_whose_worker_is_killed_again_and_again_have_failed(make):
     tuner, said = make(), []
     tuner.say = said.append
     tuner.begin()
-    for why in ("stopped", searching.KILLED, "stopped", searching.KILLED, searching.KILLED):
+    for _ in range(searching.LOSSES):
         tuner.propose()
         assert tuner.running[0].settings == {"lr": 1e-4, "model": "efficientnet_lite0"}
-        tuner.lose(tuner.running[0], why)
-    assert "its worker is gone; its settings are tried again" in said[3]
-    assert said[4].startswith("tune-004: failed: its worker is gone, 3 times (lr 0.0001")
+        tuner.lose(tuner.running[0])
+    assert "its worker is gone; its settings are tried again" in said[1]
+    assert said[2].startswith("tune-002: failed: its worker is gone, 3 times (lr 0.0001")
     tuner.propose()
     assert tuner.running[0].settings["lr"] != 1e-4
-    assert [each.number for each in searching.counted(tuner.study)] == [4, 5]
+    assert [each.number for each in searching.counted(tuner.study)] == [2, 3]
 
 
 def test_a_line_that_a_kill_cut_short_is_forgotten(make, tmp_path):
@@ -242,6 +243,33 @@ def test_the_best_so_far_goes_on_with_its_other_seeds_whatever_its_curve(make):
     again = make(search=search)
     again.begin()
     assert again.running[0].name == "tune-001-seed2" and not again.running[0].hopeless
+
+
+def test_a_search_that_is_stopped_keeps_the_seeds_that_were_done(make):
+    search = SPACE.model_copy(update={"seeds": [1, 2]})
+    tuner = make(search=search)
+    tuner.begin()
+    tuner.propose()
+    tuner.requested = signal.SIGTERM
+    tuner.ended(tuner.running[0], tuner.running[0].name)
+    assert not tuner.running and list(tuner.experiments.values) == ["tune-000-seed1"]
+    again = make(search=search)
+    again.run(1, lambda done: None)
+    assert list(again.experiments.values) == ["tune-000-seed2"]
+    assert [each.number for each in searching.complete(again.study)] == [0]
+
+
+def test_an_experiment_that_was_stopped_runs_again_under_its_name(make):
+    tuner = make()
+    tuner.experiments.start = lambda jobs: tuner.request(signal.SIGTERM, None)
+    tuner.experiments.look = lambda: Seen({}, {}, {})
+    with pytest.raises(searching.Stopped):
+        tuner.run(1, lambda done: None)
+    again = make()
+    again.experiments.names = lambda: {"tune-000"}  # DVC has a record of it
+    again.run(1, lambda done: None)
+    assert list(again.experiments.values) == ["tune-000"]
+    assert [each.number for each in searching.complete(again.study)] == [0]
 
 
 def test_an_experiment_may_slip_by_once_with_each_seed(make):

@@ -44,7 +44,7 @@ class Running:
 
 
 class Stopped(Exception):
-    """A signal came; the trials that ran are put back."""
+    """A signal came; the trials that ran are left for the next start."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -122,7 +122,8 @@ class Tuner:
                 f"tune.yaml, dvc.yaml, the code or a knob that is not searched is no longer what the search "
                 f"{name!r} began with, so its trials could not be compared: put it back, or choose another --name"
             )
-        known = self.experiments.names()
+        known, seen = self.experiments.names(), self.experiments.look()
+        present = {*seen.waiting, *seen.active, *seen.done}
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = Trial(self.study, frozen._trial_id)
             if "settings" not in frozen.user_attrs:  # a proposal half made; it is made anew
@@ -136,7 +137,8 @@ class Tuner:
                 self.settle(run)
                 continue
             run.hopeless = not run.scores and bool(frozen.intermediate_values) and trial.should_prune()
-            if run.name in known:
+            stopped = frozen.user_attrs.get("stopped") == run.name and run.name not in present
+            if run.name in known and not stopped:
                 self.say(f"{run.name}: taken up again")
             else:
                 self.enqueue(run)
@@ -208,7 +210,7 @@ class Tuner:
         run.missed = 0
         if not self.experiments.running(rev):
             self.experiments.give_up(run.name, waiting=False)
-            self.lose(run, KILLED)
+            self.lose(run)
             return
         if self.search.curve and not run.scores:
             self.report(run, self.experiments.curve(rev, self.search.curve))
@@ -245,10 +247,12 @@ class Tuner:
             run.hopeless = False
         run.scores.append(score)
         run.trial.set_user_attr("scores", run.scores)
-        if len(run.scores) < len(run.names):
+        if len(run.scores) == len(run.names):
+            self.settle(run)
+        elif self.requested:
+            self.leave(run, f"stopped after {len(run.scores)} of {len(run.names)} seeds")
+        else:
             self.enqueue(run)
-            return
-        self.settle(run)
 
     def settle(self, run: Running) -> None:
         mean = statistics.mean(run.scores)
@@ -269,20 +273,20 @@ class Tuner:
         self.study.tell(run.trial, state=TrialState.FAIL)
         self.leave(run, f"failed: {error}")
 
-    def lose(self, run: Running, why: str) -> None:
-        """Put back a trial that ended through no fault of its settings: they are tried again, under another name.
+    def lose(self, run: Running) -> None:
+        """Put back a trial whose worker was killed: its settings are tried again, under another name.
 
         Where that is the third worker of the same settings to be killed, it has failed.
         """
         trials = self.study.get_trials(deepcopy=False)
         before = sum(each.user_attrs.get("lost") == KILLED and each.params == run.trial.params for each in trials)
-        if why == KILLED and before + 1 >= LOSSES:
-            self.fail(run, f"{why}, {LOSSES} times")
+        if before + 1 >= LOSSES:
+            self.fail(run, f"{KILLED}, {LOSSES} times")
             return
-        run.trial.set_user_attr("lost", why)
+        run.trial.set_user_attr("lost", KILLED)
         self.study.tell(run.trial, state=TrialState.FAIL)
         self.study.enqueue_trial(run.trial.params)
-        self.leave(run, f"{why}; its settings are tried again")
+        self.leave(run, f"{KILLED}; its settings are tried again")
 
     def leave(self, run: Running, said: str) -> None:
         if run in self.running:
@@ -291,7 +295,7 @@ class Tuner:
         self.say(f"{names(self.study, self.search, run.trial.number)[0]}: {said} ({told})")
 
     def stop(self) -> None:
-        """End the experiments of this search, and put their trials back; another signal leaves at once."""
+        """End the experiments of this search, for `begin` to run again; another signal leaves at once."""
         self.say(f"stopping {len(self.running)} under way")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.default_int_handler)
@@ -303,7 +307,8 @@ class Tuner:
                 elif run.name in seen.done:
                     self.ended(run, seen.done[run.name])
                 elif run.name not in seen.active or not self.experiments.running(seen.active[run.name]):
-                    self.lose(run, "stopped")
+                    run.trial.set_user_attr("stopped", run.name)
+                    self.leave(run, "stopped")
                 elif time.monotonic() - told.get(run.name, -math.inf) > REMIND:
                     self.experiments.stop(seen.active[run.name])
                     told[run.name] = time.monotonic()
