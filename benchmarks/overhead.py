@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,5 +86,6 @@ def end(process: subprocess.Popen) -> None:
     """Kill DVC and the stage that it runs."""
     if process.poll() is None:
         for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            each.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended with its parent
+                each.kill()
     process.wait()

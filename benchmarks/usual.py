@@ -73,6 +73,7 @@ def main(folder: Path, size: int, epochs: int, lr: float, batch_size: int, threa
     train, val = Photographs(folder / "train", size, True), Photographs(folder / "val", size, False)
     options = {"batch_size": batch_size, "num_workers": cores(), "persistent_workers": True}
     batches = DataLoader(train, shuffle=True, drop_last=True, worker_init_fn=partial(seed_worker, seed), **options)
+    validation = DataLoader(val, **options)
     net = models.create("efficientnet_lite0", len(train.classes), size, pretrained=True).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(batches), pct_start=0.1)
@@ -88,7 +89,7 @@ def main(folder: Path, size: int, epochs: int, lr: float, batch_size: int, threa
             schedule.step()
         net.eval()
         with torch.inference_mode():
-            found = [(net(images.to(device)).argmax(1).cpu(), labels) for images, labels in DataLoader(val, **options)]
+            found = [(net(images.to(device)).argmax(1).cpu(), labels) for images, labels in validation]
         predicted, labels = (torch.cat(each).numpy() for each in zip(*found, strict=True))
         click.echo(f"epoch {epoch + 1}/{epochs}: val macro F1 {macro_f1(labels, predicted):.3f}")
 

@@ -36,7 +36,7 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
     The code is each file of this repository that is imported by now.
     """
     digest = hashlib.blake2b(digest_size=16)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {name: version(name) for name in LIBRARIES}
     digest.update(json.dumps([dict(params), versions, sys.version], sort_keys=True).encode())
     files = (getattr(module, "__file__", None) for module in sys.modules.values())
     code = {file for file in files if file and is_ours(Path(file))}
@@ -50,6 +50,14 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
         for name, content in zip(paths.values(), pool.map(digest_of, paths), strict=True):
             digest.update(name + content)
     return digest.hexdigest()
+
+
+def version(name: str) -> str:
+    """The version of a library; "none" where it is not installed, as the weights of a model may not be."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def digest_of(path: Path) -> bytes:

@@ -36,6 +36,7 @@ from petals.tfrecord import read_records
 
 COMPETITION = "tpu-getting-started"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
+FOLDER = "data/petals"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 
 _RECORDS = re.compile(r"tfrecords-jpeg-(\d+)x\1/(train|val|test)/\d+-\1x\1-(\d+)\.tfrec")
@@ -254,7 +255,7 @@ def main() -> None:
 
 @main.command("download", cls=_Command)
 @click.option("--size", type=int, help="Width of the images: 192, 224, 331 or 512.  [default: all]")
-@click.option("--out", default="data/petals", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", default=FOLDER, show_default=True, type=click.Path(path_type=Path))
 def download_command(size: int | None, out: Path) -> None:
     """Bring the competition's data and check that it is complete."""
     sizes = download(out, size, click.echo)
@@ -265,10 +266,11 @@ def download_command(size: int | None, out: Path) -> None:
 
 @main.command("submit", cls=_Command)
 @click.option("--message", default="petals", show_default=True, help="What Kaggle shows beside the score.")
-def submit_command(message: str) -> None:
+@click.option("--data", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="As download's --out.")
+def submit_command(message: str, data: Path) -> None:
     """Check data/submission.csv against the test ids and send it."""
     path = Path("data/submission.csv")
-    check_submission(path, wanted_ids("data/petals", "data/prepared/test"))
+    check_submission(path, wanted_ids(data, "data/prepared/test"))
     click.echo(submit(path, message) or "sent")
     click.echo(f"Scores appear at {PAGE}/submissions")
 

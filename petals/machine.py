@@ -1,10 +1,10 @@
 """What decides the last bits of floating-point numbers here; `python -m petals.machine --record` keeps it for git."""
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -37,7 +37,7 @@ def fingerprint(root: str | Path = ".") -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "libc": " ".join(platform.libc_ver()).strip() or "unknown",
         "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
+        **{name: checkpoint.version(name) for name in LIBRARIES},
     }
 
 
@@ -49,13 +49,6 @@ def cpu_info() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
-
-
-def version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
 
 
 def record(root: str | Path = ".") -> Path:
@@ -78,8 +71,8 @@ def compare(root: str | Path = ".") -> list[str]:
     A record that belongs to another dvc.lock is said too, for then it proves nothing.
     """
     try:
-        recorded = json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))
-        md5, then = recorded["dvc_lock_md5"], dict(recorded["fingerprint"])
+        kept = json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))
+        md5, then = kept["dvc_lock_md5"], dict(kept["fingerprint"])
     except FileNotFoundError:
         return [f"no {RECORD}: on which machine {LOCK} was made is not known; make record writes it"]
     except (KeyError, TypeError, ValueError):
@@ -97,18 +90,20 @@ def compare(root: str | Path = ".") -> list[str]:
 
 def is_recorded(root: str | Path = ".") -> bool:
     """Whether `root`/machine.json describes the machine that this is, so that nothing excuses other bytes."""
-    try:
-        return json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))["fingerprint"] == fingerprint(root)
-    except (OSError, KeyError, TypeError, ValueError):
-        return False
+    return recorded(root, "fingerprint") == fingerprint(root)
 
 
 def is_of_lock(root: str | Path = ".") -> bool:
     """Whether `root`/machine.json was recorded for the dvc.lock beside it."""
+    return recorded(root, "dvc_lock_md5") == lock_hash(root)
+
+
+def recorded(root: str | Path, name: str) -> Any:
+    """The entry `name` of `root`/machine.json; None where it is missing or damaged."""
     try:
-        return json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))["dvc_lock_md5"] == lock_hash(root)
+        return json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))[name]
     except (OSError, KeyError, TypeError, ValueError):
-        return False
+        return None
 
 
 @click.command(help=__doc__, cls=Command)

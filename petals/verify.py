@@ -39,6 +39,7 @@ def verify(checkout: Path, clone: Path) -> bool:
     for problem in lockgate.problems(clone):
         click.echo(f"  ! dvc.lock of HEAD is behind: {problem}")
     fetch_data(checkout, clone, environment)
+    of_lock = machine.is_of_lock(clone)
     (clone / "dvc.lock").unlink()  # in which DVC would leave what no stage makes any more
 
     if code := dvc(clone, environment, "repro", "--force", "--no-run-cache").returncode:
@@ -51,7 +52,7 @@ def verify(checkout: Path, clone: Path) -> bool:
     if machine.is_recorded(clone):
         click.echo(
             "\nNot the same bytes, though this is the kind of machine in machine.json: something is not repeatable"
-            + ("." if machine.is_of_lock(clone) else ", or dvc.lock has changed since and is of another machine.")
+            + ("." if of_lock else ", or dvc.lock has changed since and is of another machine.")
         )
         return False
     return compare_scores(scores, read_scores(clone))

@@ -21,7 +21,7 @@ from petals.images import MAX_PIXELS
 from serving import logs
 from serving.app import create_app
 from serving.protocol import Bounded
-from serving.settings import Settings
+from serving.settings import MOST_THREADS, Settings
 
 DEFAULTS = Settings()
 
@@ -58,7 +58,7 @@ def option(name: str, text: str, kind: Any = None) -> Any:
 @option("--name", "name of the model")
 @option("--version", "version of the model", str)
 @option("--revision", "git commit of the model", str)
-@option("--threads", "images decoded, and batches run, at a time", click.IntRange(1, 256))
+@option("--threads", "images decoded, and batches run, at a time", click.IntRange(1, MOST_THREADS))
 @option("--max-bytes", "of a request, at most", click.IntRange(1))
 @option("--max-pixels", "of an image, at most", click.IntRange(1, MAX_PIXELS))
 @option("--max-files", "in a request, at most", click.IntRange(1))

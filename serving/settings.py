@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+MOST_THREADS = 256
+
+
 def processors() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -18,7 +21,7 @@ class Settings:
     name: str = "flowers"
     version: str | None = None
     revision: str | None = None
-    threads: int = processors()
+    threads: int = min(processors(), MOST_THREADS)
     max_bytes: int = 16_000_000
     max_pixels: int = 25_000_000
     max_files: int = 16

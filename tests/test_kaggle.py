@@ -326,9 +326,11 @@ def answers(text: str = "id,label\nt2,3\nt0,0\nt1,7\n") -> Path:
 
 def test_a_checked_submission_is_sent(server, monkeypatch):
     path = answers()
-    monkeypatch.setattr(kaggle, "wanted_ids", lambda data, prepared: IDS)
-    code, lines = run("submit", "--message", "warmer colours")
+    asked = []
+    monkeypatch.setattr(kaggle, "wanted_ids", lambda data, prepared: asked.append(str(data)) or IDS)
+    code, lines = run("submit", "--message", "warmer colours", "--data", "elsewhere")
     assert (code, lines[0]) == (0, "Successfully submitted to Petals to the Metal")
+    assert asked == ["elsewhere"]
     assert server.uploaded == path.read_bytes()
     assert server.submission["blobFileTokens"] == "blob"
     assert server.submission["submissionDescription"] == "warmer colours"

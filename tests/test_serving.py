@@ -626,6 +626,14 @@ def test_a_setting_that_cannot_be_is_one_line():
         assert done.returncode == 2 and option in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
+def test_a_machine_of_many_processors_is_no_mistake():
+    code = "import os; os.sched_getaffinity = lambda pid: range(384); from serving.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--model", "none.onnx"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "none.onnx: not found" in done.stderr
+
+
 def test_an_address_that_cannot_be_listened_at_is_one_line(model):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
