@@ -101,7 +101,7 @@ class Turns:
         self.resumed, self.steps = clock(), 0
         self.pair[1] += self.resumed - now
 
-    def watch(self, *_: object) -> dict[str, float]:
+    def validate(self, *_: object) -> dict[str, float]:
         self.pause()
         for side, seconds in zip(self.spent, self.pair, strict=True):
             side.append(seconds)
@@ -136,7 +136,7 @@ def measure(scratch: Path, epochs: int = 4, name: str = "train", **settings: obj
     with (
         contextlib.chdir(folder),
         mock.patch.object(train, "progress", turns.progress),
-        mock.patch.object(train, "watch", turns.watch),
+        mock.patch.object(train, "validate", turns.validate),
         contextlib.suppress(Enough),
     ):
         train.main.main(command("train"), standalone_mode=False)

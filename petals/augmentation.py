@@ -69,7 +69,7 @@ class DrawsPerImage(TorchFunctionMode):
 def render_views(images: np.ndarray, ids: Sequence[str], view: int, seed: int, policy: nn.Sequential) -> np.ndarray:
     """Draw one view of each image; uint8 N × H × W × 3 in and out.
 
-    The chances of a view depend on (seed, id, view) alone.
+    The random numbers of a view depend on (seed, id, view) alone.
     """
     keys = (seed_for(seed, "view", each, view) for each in ids)
     table = np.stack([np.random.Generator(np.random.Philox(key)).random(DRAWS_PER_VIEW, np.float32) for key in keys])

@@ -72,7 +72,7 @@ def is_ours(path: Path) -> bool:
 class Checkpoint:
     """The state of a training run on disk: weights, averaged weights, optimiser, and `progress`.
 
-    `progress` is plain JSON, with the number of `step`s done of all `steps`. Only with `keeps` is there a file: of
+    `progress` is plain JSON, with the number of `step`s done of all `steps`. Only with `writes` is there a file: of
     several processes one has it.
     """
 
@@ -82,10 +82,10 @@ class Checkpoint:
         model: nn.Module,
         optimizer: "AdamW",
         average: "AveragedWeights",
-        keeps: bool = True,
+        writes: bool = True,
     ) -> None:
         self.path = STATE / f"train-{key}.safetensors"
-        self.model, self.optimizer, self.average, self.keeps = model, optimizer, average, keeps
+        self.model, self.optimizer, self.average, self.writes = model, optimizer, average, writes
         self.learning = [each for group in optimizer.param_groups for each in group["params"]]
         self.saved_at = time.monotonic()
 
@@ -101,7 +101,7 @@ class Checkpoint:
 
         Raises PetalsError, and keeps the former, where a number in it is not finite.
         """
-        if not self.keeps:
+        if not self.writes:
             return
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"average.{number}": tensor for number, tensor in enumerate(self.average.average)}
@@ -120,7 +120,7 @@ class Checkpoint:
 
     def finish(self, progress: dict, model: Path) -> None:
         """Note what the run has made of `model`: it is taken up again only until dvc.lock names that."""
-        if not self.keeps:
+        if not self.writes:
             return
         with model.open("rb") as file:
             self.save(progress | {"md5": hashlib.file_digest(file, "md5").hexdigest()})
@@ -131,7 +131,7 @@ class Checkpoint:
         A finished run whose model dvc.lock names is nothing to go on from: who runs it again wants it run.
         `tell` gives what the process that keeps the file has read to those that do not.
         """
-        content = tell(self.content() if self.keeps else b"")
+        content = tell(self.content() if self.writes else b"")
         if not content:
             return None
         state, progress = parse_safetensors(content), progress_in(content)

@@ -24,9 +24,8 @@ from dvc.utils.hydra import apply_overrides
 
 from petals.errors import PetalsError
 from petals.following import address, announced, announcing
-from petals.params import PipelineParams, load_params, read_mapping
+from petals.params import PipelineParams, check_knob, load_params, read_mapping
 from petals.stopping import stop_stage
-from petals.tune.space import known
 
 DVC = (sys.executable, "-m", "dvc")
 MARK = "${launch}"  # how the command of a stage starts that takes several machines
@@ -43,7 +42,7 @@ def place(cluster_spec: str) -> dict[str, str]:
         pools = [spec["cluster"].get(f"workerpool{number}", []) for number in (0, 1)]
         pool, index = spec["task"]["type"], int(spec["task"]["index"])
         rank = index + (len(pools[0]) if pool == "workerpool1" else 0)
-        address, port = pools[0][0].rsplit(":", 1)
+        host, port = pools[0][0].rsplit(":", 1)
         if pool not in ("workerpool0", "workerpool1"):
             raise ValueError(f"{pool} has no part in training")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -52,7 +51,7 @@ def place(cluster_spec: str) -> dict[str, str]:
     return {
         "PET_NNODES": str(machines),
         "PET_NODE_RANK": str(rank),
-        "PET_MASTER_ADDR": address,
+        "PET_MASTER_ADDR": host,
         "PET_MASTER_PORT": port,
     }
 
@@ -91,18 +90,18 @@ def lead(overrides: Sequence[str], push: bool) -> None:
             run(sys.executable, "-m", "petals.remote", "push")
 
 
-def keep_results(address: str) -> None:
-    """Copy what git keeps of a run to `address`, a folder here or in a bucket; PetalsError where that cannot be."""
+def keep_results(target: str) -> None:
+    """Copy what git keeps of a run to `target`, a folder here or in a bucket; PetalsError where that cannot be."""
     try:
-        files, folder = fsspec.core.url_to_fs(address.rstrip("/"))
+        files, folder = fsspec.core.url_to_fs(target.rstrip("/"))
         for name in filter(os.path.exists, RESULTS):
             for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
-                target = f"{folder}/{Path(path).as_posix()}"
-                files.makedirs(target.rpartition("/")[0], exist_ok=True)
-                files.put_file(str(path), target)
+                copy = f"{folder}/{Path(path).as_posix()}"
+                files.makedirs(copy.rpartition("/")[0], exist_ok=True)
+                files.put_file(str(path), copy)
     except Exception as error:  # each file system has its own
-        raise PetalsError(f"AIP_MODEL_DIR: {address} cannot be written to: {error}") from None
-    click.echo(f"{', '.join(RESULTS)} are in {address}")
+        raise PetalsError(f"AIP_MODEL_DIR: {target} cannot be written to: {error}") from None
+    click.echo(f"{', '.join(RESULTS)} are in {target}")
 
 
 def follow(overrides: Sequence[str]) -> None:
@@ -119,7 +118,7 @@ def set_params(overrides: Sequence[str], path: str | Path) -> None:
         knob, given, text = each.partition("=")
         if not given:
             raise PetalsError(f"-S {each}: is not KNOB=VALUE")
-        known(knob, "-S")
+        check_knob(knob, "-S")
         try:
             apply_overrides(path, [each])
         except DvcException as error:

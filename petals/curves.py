@@ -13,17 +13,17 @@ SCRATCH = STATE / "live"
 class Curves:
     """Logs values by epoch; `history` (one nested dict an epoch, those of a resumed run first) grows with them.
 
-    Only with `keeps` are there files: of several processes one has them. On leaving without an error, `metrics` is
+    Only with `writes` are there files: of several processes one has them. On leaving without an error, `metrics` is
     the JSON with the last training loss, `curves` a folder of TSV files.
     """
 
     def __init__(
-        self, metrics: Path, curves: Path, history: list[dict[str, dict[str, float]]], keeps: bool = True
+        self, metrics: Path, curves: Path, history: list[dict[str, dict[str, float]]], writes: bool = True
     ) -> None:
-        self.metrics, self.curves, self.history, self.keeps = metrics, curves, history, keeps
+        self.metrics, self.curves, self.history, self.writes = metrics, curves, history, writes
 
     def __enter__(self) -> "Curves":
-        if not self.keeps:
+        if not self.writes:
             return self
         remove(SCRATCH)
         for values in self.history:
@@ -45,7 +45,7 @@ class Curves:
         self.log(values)
 
     def log(self, values: dict[str, dict[str, float]]) -> None:
-        if not self.keeps:
+        if not self.writes:
             return
         for group, named in values.items():
             for name, value in named.items():
@@ -55,7 +55,7 @@ class Curves:
     def __exit__(self, kind, error, traceback) -> None:
         if "live" in vars(self):
             self.live.end()
-        if not self.keeps:
+        if not self.writes:
             return
         if kind is None:
             # The rest of the history is evaluate's to say, or no score.

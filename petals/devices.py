@@ -32,7 +32,7 @@ def keep_freed_memory(largest: int = 2**30) -> None:
 def set_up(device: str, threads: int) -> torch.device:
     """Make torch deterministic with `threads` threads, and give the device that `device` names.
 
-    Raises PetalsError for a device that this machine has not.
+    Raises PetalsError for a device that this machine does not have.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
     keep_freed_memory()

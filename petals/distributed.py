@@ -85,7 +85,7 @@ def leave() -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """Some rows of the batch of a step, which go through the network at once."""
 
     rows: slice
@@ -100,7 +100,7 @@ class Part:
 
     @contextmanager
     def taken_by(self, learner: nn.Module, device: torch.device) -> Iterator[None]:
-        """For forward and backward: draws are those of the whole batch, gradients are exchanged after the last part."""
+        """For forward and backward: draws are those of the whole batch, gradients are exchanged after the last."""
         with ExitStack() as stack:
             if self.weight < 1:
                 stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
@@ -139,8 +139,8 @@ class Group:
             return net
         return nn.SyncBatchNorm.convert_sync_batchnorm(net, self.steps)
 
-    def parts(self, count: int, accumulate: int) -> list[Part]:
-        """The rows of a batch of `count` images that this process takes, in `accumulate` parts.
+    def micro_batches(self, count: int, accumulate: int) -> list[MicroBatch]:
+        """The rows of a batch of `count` images that this process takes, in `accumulate` micro-batches.
 
         Raises PetalsError where there are not enough images for all processes.
         """
@@ -153,13 +153,15 @@ class Group:
         bounds = [count * piece // pieces for piece in range(pieces + 1)]
         first, end = self.rank * accumulate, (self.rank + 1) * accumulate
         return [
-            Part(slice(start, stop), slice(start - bounds[first], stop - bounds[first]), count, stop == bounds[end])
+            MicroBatch(
+                slice(start, stop), slice(start - bounds[first], stop - bounds[first]), count, stop == bounds[end]
+            )
             for start, stop in pairwise(bounds[first : end + 1])
         ]
 
     def share(self, count: int) -> slice:
         """The rows of a batch of `count` images that this process takes."""
-        return self.parts(count, 1)[0].rows
+        return self.micro_batches(count, 1)[0].rows
 
     def agree(self, loss: float, signal: int) -> tuple[float, int]:
         """The sum of all processes' losses, and the signal that one of them received, or 0."""

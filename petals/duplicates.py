@@ -37,9 +37,9 @@ def near_duplicates(
     """Pairs (i, j, correlation) with i < j whose thumbnails correlate at `threshold` or more, in order.
 
     `thumbnails` is uint8 N × 16 × 16 × 3. Brightness, contrast and a cast of colour do not matter, since each channel
-    is centred, and the picture scaled. One of a plain colour has nothing to compare and matches none. Of each image the
-    `most` nearest in each of `groups` (int, N; all one group if not given) are listed, so that a thousand pictures that
-    are all alike do not give half a million pairs.
+    is centred, and the picture scaled. One of a plain colour has nothing to compare and matches none. Of each image
+    the `most` nearest of those after it in each of `groups` (int, N; all one group if not given) are listed, so that a
+    thousand pictures that are all alike do not give half a million pairs.
     """
     groups = np.zeros(len(thumbnails), int) if groups is None else groups
     pairs = []

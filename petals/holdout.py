@@ -10,9 +10,9 @@ from petals.seeding import seed_for
 
 
 def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fraction: float) -> np.ndarray:
-    """The rows (int64, ascending) of about `fraction` of the images of each class: at least one, never all.
+    """The rows (int64, ascending) of about `fraction` of the images of each class: one at least, never all.
 
-    `labels` and `groups` are int, N. What has one number in `groups` is set aside as a whole or not at all, since a
+    A class of one image keeps it. `labels` and `groups` are int, N. What has one number in `groups` is set aside as a whole or not at all, since a
     photograph whose twin was learnt from is no test; but for a class whose images are all alike, or go with all of
     another: its images are taken one by one, so that no class goes without.
 

@@ -19,6 +19,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from petals import architectures
 from petals.errors import PetalsError
@@ -166,13 +167,17 @@ def load_params(model: type[Params], path: str | Path = "params.yaml") -> Params
     lacks one, or holds a value of the wrong type or out of range, or a model with a size that it cannot take.
     """
     values = read_mapping(path)
-    unknown = sorted(set(values) - KNOBS)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], KNOBS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; remove it"
-        raise PetalsError(f"{path}: no stage reads {unknown[0]!r}{hint}")
+    for knob in sorted(values):
+        check_knob(knob, path, "remove it")
     check(values, path)
     return model.model_validate(values)
+
+
+def check_knob(knob: str, where: str | Path, advice: str = "the knobs are those of params.yaml") -> None:
+    """Raise PetalsError, which starts with `where`, if no stage reads `knob`."""
+    if knob not in KNOBS:
+        near = difflib.get_close_matches(knob, KNOBS, n=1)
+        raise PetalsError(f"{where}: no stage reads {knob!r}; {f'did you mean {near[0]}?' if near else advice}")
 
 
 def check(values: dict[str, object], path: str | Path) -> None:
@@ -193,9 +198,13 @@ def check_stage(model: type[StageParams], values: dict[str, object], path: str |
         key = problem["loc"][0]
         if problem["type"] == "missing":
             raise PetalsError(f"{path}: {key} is missing; add a line '{key}: …'") from None
-        reason = problem["msg"].replace("Input should", "should").replace("String should", "should")
-        reason = reason.removeprefix("Value error, ")
-        raise PetalsError(f"{path}: {key}: {reason}, but is {values[key]!r}") from None
+        raise PetalsError(f"{path}: {key}: {reason(problem)}, but is {values[key]!r}") from None
+
+
+def reason(problem: ErrorDetails) -> str:
+    """What pydantic says of a problem, to go after the name of what has it."""
+    said = problem["msg"].replace("Input should", "should").replace("String should", "should")
+    return said.removeprefix("Value error, ")
 
 
 def read_mapping(path: str | Path) -> dict[str, object]:
@@ -229,7 +238,7 @@ def parse(text: str, where: str | Path) -> object:
 
 
 class Yaml12Loader(yaml.SafeLoader):
-    """PyYAML with the core schema of YAML 1.2 (section 10.3) in place of 1.1's, and no key twice."""
+    """PyYAML with the core schema of YAML 1.2 (section 10.3), but for numbers in hex and octal, and no key twice."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 

@@ -1,4 +1,4 @@
-"""A network in 8-bit integers: static quantisation by ONNX Runtime, layers that bear it badly left in float.
+"""A network in 8-bit integers: static quantisation by ONNX Runtime, sensitive layers left in float.
 
 Weights become int8, each output channel with a scale of its own; activations become uint8, with the range that they
 have on calibration images (Jacob et al., "Quantization and Training of Neural Networks for Efficient
@@ -85,17 +85,17 @@ class Quantiser:
         return quantizer.model.model
 
     def attempts(self, progress: Callable[[Sequence], Iterable] = iter) -> Iterator[list[str]]:
-        """The layers to leave in float: first none, then the worst sixteenth, eighth, quarter and half of them.
+        """The layers to leave in float: first none, then the most sensitive sixteenth, eighth, quarter and half.
 
-        Which are the worst is only found out when a second attempt is asked for.
+        Which these are is only found out when a second attempt is asked for.
         """
         yield []
-        ranked = self.worst_first(progress)
+        ranked = self.by_sensitivity(progress)
         for share in SHARES:
             yield ranked[: math.ceil(share * len(ranked))]
 
-    def worst_first(self, progress: Callable[[Sequence], Iterable] = iter) -> list[str]:
-        """The layers by what each alone does to the features, the worst first.
+    def by_sensitivity(self, progress: Callable[[Sequence], Iterable] = iter) -> list[str]:
+        """The layers by what each alone does to the features, the most sensitive first.
 
         One layer at a time is quantised, the others stay in float. Its error is the mean squared difference of the
         features over their mean square: noise over signal, on 32 of the calibration images. Neighbours share one

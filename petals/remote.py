@@ -34,7 +34,7 @@ HELP = "see docs/gcp.md"
 ENVIRONMENT = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 ANSWERS = {
     401: f"not open to you; run gcloud auth application-default login, or {HELP}",
-    403: f"your account may not %s it; it needs roles/storage.objectUser on the bucket, {HELP}",
+    403: f"your account may not {{what}} it; it needs roles/storage.objectUser on the bucket, {HELP}",
     404: f"no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET/dvc, {HELP}",
 }
 
@@ -115,7 +115,7 @@ def _ask(odb: HashFileDB, what: str, method: str, path: str, **options: object) 
         raise PetalsError(f"gs://{bucket}: no answer from {server}; are you connected? {HELP}") from None
     if not answer.ok:
         said = ANSWERS.get(answer.status_code, f"HTTP {answer.status_code}, {HELP}")
-        raise PetalsError(f"gs://{bucket}: {said.replace('%s', what)}")
+        raise PetalsError(f"gs://{bucket}: {said.format(what=what)}")
     return answer
 
 

@@ -1,4 +1,4 @@
-"""How well a classifier stands drift: macro F1 on a labelled split whose images are corrupted."""
+"""How robust a classifier is: macro F1 on a labelled split whose images are corrupted."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from petals.corruptions import CORRUPTIONS, corrupt
 from petals.packed import PackedSplit
 from petals.scores import macro_f1
 
-# Which of the five are tried, by their number: about the middle. Mean scores compare where these are the same alone.
+# Which of the five are tried, by how many: spread evenly about the middle. Means compare only for the same ones.
 SEVERITIES = ((), (3,), (1, 5), (1, 3, 5), (1, 2, 4, 5), (1, 2, 3, 4, 5))
 
 

@@ -25,14 +25,17 @@ def summary(root: str | Path = ".") -> str:
         read_metrics(Path(root) / "metrics" / f"{name}.json")
         for name in ("prepare", "evaluate", "robustness", "export")
     )
-    scores["interval"] = interval(Path(root) / "plots" / "predictions.csv")
     images = card["images"]
     dropped = f" ({card['dropped_from_train']} left out of training)" if card.get("dropped_from_train") else ""
     final = scores.get("final", False)
     rows = [
         ("images", f"{images['train']} train, {images['val']} val, {images['test']} test{dropped}"),
         ("classes", f"{card['classes']}"),
-        *([("scores", "none, as it is trained on val too (final: true)")] if final else score_rows(scores, robustness)),
+        *(
+            [("scores", "none, as it is trained on val too (final: true)")]
+            if final
+            else score_rows(scores, robustness, interval(Path(root) / "plots" / "predictions.csv"))
+        ),
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
         ("int8 agrees", int8_row(export["int8"])),
     ]
@@ -59,8 +62,8 @@ def int8_row(int8: dict) -> str:
     return f"{int8['top1_agreement']:.2%}, {int8['bytes'] / 1e6:.1f} MB{score}"
 
 
-def score_rows(scores: dict, robustness: dict) -> list[tuple[str, str]]:
-    rows = [("macro F1", f"{scores['macro_f1']:.4f}{scores['interval']}")]
+def score_rows(scores: dict, robustness: dict, interval: str) -> list[tuple[str, str]]:
+    rows = [("macro F1", f"{scores['macro_f1']:.4f}{interval}")]
     rows += [(name.replace("_", " "), f"{scores[name]:.4f}") for name in ("accuracy", "top5_accuracy")]
     rows.append(("calibration error", f"{scores['ece']:.4f}"))
     if robustness["severities"]:

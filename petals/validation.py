@@ -1,4 +1,4 @@
-"""What training does with the validation split: it is watched, and at the end a temperature is fitted to it."""
+"""What training does with the validation split: score it, and at the end fit a temperature to it."""
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from petals.packed import PackedSplit
 from petals.scores import macro_f1, negative_log_likelihood
 
 FINAL = (
-    "final: train holds val too, so nothing is watched, and the temperature stays 1, at which answers are too timid: "
+    "final: train holds val too, so nothing is scored, and the temperature stays 1, at which the model is "
+    "underconfident: "
     "give that of the same settings with final: false, such as -S temperature=0.35"
 )
 
 
-def watch(net: nn.Module, average: AveragedWeights, split: PackedSplit, group: Group, at: str) -> dict[str, float]:
+def validate(net: nn.Module, average: AveragedWeights, split: PackedSplit, group: Group, at: str) -> dict[str, float]:
     """Score the averaged weights on the validation split: a curve to look at, which decides nothing."""
     average.swap()
     scores = group.predict(net, split)

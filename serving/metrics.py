@@ -34,8 +34,10 @@ class Metrics:
         for reason in ("busy", "late"):
             self.refused.labels(reason)  # 0 from the start, so that the first one is seen as an increase
         self.predictions = counter("petals_predictions", "Images answered, by likeliest class", ["name"])
-        self.batch_images = histogram("petals_batch_images", "Images in a run of the model", buckets=IMAGES)
-        self.batch_seconds = histogram("petals_batch_seconds", "Time of a run of the model", buckets=SECONDS)
+        self.batch_images = histogram("petals_batch_images", "Images in a batch", buckets=IMAGES)
+        self.batch_seconds = histogram(
+            "petals_batch_seconds", "Time to decode a batch and run the model on it", buckets=SECONDS
+        )
         self.queue = gauge("petals_queue_images", "Images admitted and not answered yet")
         self.queue_limit = gauge("petals_queue_limit", "Images admitted at most")
         self.loads = counter("petals_model_loads", "Model files looked at while serving, by outcome", ["outcome"])

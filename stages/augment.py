@@ -30,7 +30,7 @@ CODE = code(augmentation, draws, operations, seeding)  # that decides a pixel of
 @click.option("--workers", type=click.IntRange(1), help="Threads; one a core if not given.")
 @part_option()
 def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, part: Part | None) -> None:
-    """Render views of the training images in PREPARED into AUGMENTED, and show some in PICTURE (PNG).
+    """Render views of the training images in PREPARED into AUGMENTED, and show some in PICTURE (JPEG).
 
     With `views: 0` AUGMENTED only says which policy train is to apply anew every epoch.
     """

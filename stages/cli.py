@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import click
 from filelock import FileLock, Timeout
@@ -30,8 +31,10 @@ class StageCommand(click.Command):
     Of several processes the first one at fault says it.
     """
 
-    several = False  # whether torchrun may start it in several processes
-    knobs: frozenset[str]  # that the stage reads
+    def __init__(self, *args: Any, reads: type[StageParams], several: bool = False, **options: Any) -> None:
+        """`reads` has the knobs of params.yaml that the stage needs; torchrun may start it in `several` processes."""
+        super().__init__(*args, epilog=f"Reads from params.yaml: {', '.join(reads.model_fields)}.", **options)
+        self.knobs, self.several = frozenset(reads.model_fields), several
 
     def invoke(self, context: click.Context) -> object:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -146,8 +149,7 @@ def stage(params: type[StageParams], several: bool = False):
 
     `several` says that torchrun may start it in several processes.
     """
-    kind = type("Stage", (StageCommand,), {"several": several, "knobs": frozenset(params.model_fields)})
-    return click.command(cls=kind, epilog="Reads from params.yaml: " + ", ".join(params.model_fields) + ".")
+    return click.command(cls=StageCommand, reads=params, several=several)
 
 
 def progress(items: Iterable, description: str, unit: str, total: int | None = None) -> Iterable:

@@ -81,13 +81,13 @@ def main(
         results = assess(validation, scores, info["temperature"], params.temperature == "fit", plots)
         said = f"macro F1 {results['macro_f1']:.4f}, accuracy {results['accuracy']:.4f} on {len(validation)} images"
 
-    drift = summarise(trials)
-    write_json(robustness, drift)
+    corrupted = summarise(trials)
+    write_json(robustness, corrupted)
     write_csv(plots / "robustness.csv", ROBUSTNESS, curves(trials, results.get("macro_f1")))
     if trials:
-        worst = drift["by_corruption"][0]
+        worst = corrupted["by_corruption"][0]
         click.echo(
-            f"robustness: macro F1 {drift['mean_macro_f1']:.4f} on corrupted images,"
+            f"robustness: macro F1 {corrupted['mean_macro_f1']:.4f} on corrupted images,"
             f" worst {worst['mean_macro_f1']:.4f} ({worst['corruption']})"
         )
 

@@ -39,9 +39,10 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     `features`, float32 N × D. Where ONNX Runtime and PyTorch name the same class for less than 99.9 % of the images of
     VAL, nothing is written; else METRICS (JSON) says how near they are.
 
-    Int8 is calibrated on images of TRAIN. Where macro F1 on VAL falls by more than max_f1_drop, the layers that bear
-    it worst are left in float, up to half of them; where that does not help, QUANTISED is an empty file. A model that
-    has learnt from VAL (`final: true`) has no macro F1: of it, int8 may change the class of that share of VAL.
+    Int8 is calibrated on images of TRAIN. Where macro F1 on VAL falls by more than max_f1_drop, the most
+    sensitive layers are left in float, up to half of them; where that does not help, QUANTISED is an empty file. A
+    model that has learnt from VAL (`final: true`) has no macro F1: of it, int8 may change the class of that share of
+    VAL.
 
     Both files carry their own scores on VAL, REFERENCE (JSON), and an image of VAL with their answer to it.
     """
@@ -90,7 +91,7 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
         small = onnx_export.assemble(quantiser.quantise(left_in_float), info)
         in_int8 = ask(small)
         layers = f"{len(quantiser.layers) - len(left_in_float)} of {len(quantiser.layers)} layers"
-        click.echo(f"int8, {layers}: {what} falls by {drop(in_int8):.4f}")
+        click.echo(f"int8, {layers}: {what} changes by {-drop(in_int8):+.4f}")
         if kept := drop(in_int8) <= params.max_f1_drop + 1e-9:
             break
 

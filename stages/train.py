@@ -20,7 +20,7 @@ from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
 from petals.seeding import seed_for
 from petals.training_images import TrainingImages
-from petals.validation import calibrate, watch
+from petals.validation import calibrate, validate
 from stages.cli import Interrupt, progress, stage
 
 
@@ -33,12 +33,12 @@ from stages.cli import Interrupt, progress, stage
 @click.argument("metrics", type=click.Path(path_type=Path))
 @click.argument("curves", type=click.Path(path_type=Path))
 def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
-    """Fit the classifier to the images of TRAIN and their views in AUGMENTED. VAL is watched, and decides no weight.
+    """Fit the classifier to the images of TRAIN and their views in AUGMENTED.
 
-    At the end the temperature of the probabilities is fitted to VAL, twice: rare classes are adjusted by the first, and
-    the second is that of the adjusted answers. Or params.yaml gives it. Where TRAIN holds the images of VAL too
-    (`final: true`), nothing is watched, and without a given temperature that of the probabilities stays 1, and rare
-    classes are adjusted by that of TRAIN.
+    VAL is scored after each epoch, and decides no weight. At the end a temperature is fitted to it, rare classes are
+    adjusted at that temperature, and it is fitted again to the adjusted logits; unless params.yaml gives one. Where
+    TRAIN holds the images of VAL too (`final: true`), nothing is scored; without a given temperature rare classes are
+    adjusted at the one fitted to TRAIN, and the model's stays 1.
 
     It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
@@ -59,7 +59,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     data = TrainingImages(train, augmented, params.seed)
     if data.give_to(device, room_for_data(device)):
         click.echo(f"all images are in the memory of {device}")
-    watched = PackedSplit(val)
+    validation = PackedSplit(val)
     # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
     settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device), "precision": precision}
     key = checkpoint.fingerprint(settings, [train, val, augmented, pretrained])
@@ -70,7 +70,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     if params.train_size < 1 and not models.MODELS[params.model].any_size:
         click.echo(f"train_size: {params.model} takes one size only, so it is trained at {data.size} px")
     group.meet()
-    learning = Learning(params, net, data, group)
+    trainer = Trainer(params, net, data, group)
 
     data.balance = params.balance
     epochs = data.lengthen_epochs(params.epochs, params.batch_size, params.min_steps)
@@ -78,7 +78,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     steps = epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
 
-    saved = checkpoint.Checkpoint(key, net, learning.optimizer, learning.average, group.main)
+    saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)
     state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
         epoch = min(len(state["history"]), epochs - 1)  # the last, where only the outputs were missing
@@ -98,7 +98,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                 step = state["step"]
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
-                loss = learning.step(step, lr, images, labels, at)
+                loss = trainer.step(step, lr, images, labels, at)
                 loss, stop = group.agree(loss, interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
@@ -109,7 +109,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
             said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
             if not data.split.final:
-                values["val"] = watch(net, learning.average, watched, group, state["at"])
+                values["val"] = validate(net, trainer.average, validation, group, state["at"])
                 said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
@@ -119,13 +119,13 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         if stop:
             saved.save(state)
         interrupt.leave(stop)
-        learning.average.swap()
+        trainer.average.swap()
         bias = net.head.bias.detach().clone()
-        click.echo(calibrate(net, data.split, watched, group, params.adjust, params.temperature))
+        click.echo(calibrate(net, data.split, validation, group, params.adjust, params.temperature))
         if group.main:
             weights.save(net, data.split.classes, model, data.split.final, bias)
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
-        learning.average.swap()
+        trainer.average.swap()
     saved.finish(state, model)
     group.meet()
     interrupt.leave(group.agree(0.0, interrupt.requested)[1])
@@ -143,7 +143,7 @@ def create(params: TrainParams, split: PackedSplit, pretrained: Path, group: Gro
     return net
 
 
-class Learning:
+class Trainer:
     """A classifier with all that changes it: optimiser, averaged weights, augmentation, loss."""
 
     def __init__(self, params: TrainParams, net: Classifier, data: TrainingImages, group: Group) -> None:
@@ -165,10 +165,10 @@ class Learning:
         if params.compile:
             compile_kernels(self.learner, group.size * params.accumulate)
 
-    def parts(self, count: int) -> int:
-        """In how many parts this process takes its share of `count` images.
+    def accumulation(self, count: int) -> int:
+        """In how many micro-batches this process takes its share of `count` images.
 
-        Whole ones come in more parts, so that each has about as many pixels as before, and two images at least.
+        Whole ones come in more, so that each has about as many pixels as before, and two images at least.
         """
         here = self.params.accumulate
         if not self.data.whole or self.params.compile:
@@ -179,7 +179,7 @@ class Learning:
     def step(self, number: int, lr: float, images: Tensor, labels: Tensor, at: str) -> float:
         """Learn from a batch, uint8 N × H × W × 3 and int64 N; gives this process's share of the loss.
 
-        All chances are drawn from `number`. Raises PetalsError, which says `at`, where the loss is not finite.
+        All random numbers are seeded by `number`. Raises PetalsError, which says `at`, where the loss is not finite.
         """
         params, group, device = self.params, self.group, self.group.device
         for each in self.optimizer.param_groups:
@@ -189,10 +189,10 @@ class Learning:
         images, targets = augment.of_rows(group.share(len(labels)), images, labels)
         self.net.zero_grad()
         loss = 0.0
-        for part in group.parts(len(labels), self.parts(len(labels))):
-            with part.taken_by(self.learner, device):
+        for batch in group.micro_batches(len(labels), self.accumulation(len(labels))):
+            with batch.taken_by(self.learner, device):
                 with autocast(device, params.precision):
-                    share = part.weight * self.criterion(self.learner(images[part.here]), targets[part.here])
+                    share = batch.weight * self.criterion(self.learner(images[batch.here]), targets[batch.here])
                 (group.size * share).backward()  # as the mean over all processes is taken of the gradients
             loss = loss + share.detach()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), params.clip_norm)

@@ -127,16 +127,16 @@ def test_a_process_that_is_killed_ends_the_run_with_a_line_and_one_alone_goes_on
 
 def test_parts_cover_the_batch_and_their_weights_add_up():
     for count, size, accumulate in ((7, 2, 1), (7, 2, 3), (32, 3, 4), (5, 5, 1), (8, 1, 1)):
-        parts = [part for rank in range(size) for part in Group(rank, size, CPU).parts(count, accumulate)]
+        parts = [part for rank in range(size) for part in Group(rank, size, CPU).micro_batches(count, accumulate)]
         assert [row for part in parts for row in range(count)[part.rows]] == list(range(count))
         assert sum(part.weight for part in parts) == pytest.approx(1)
         for rank in range(size):
-            parts_here = Group(rank, size, CPU).parts(count, accumulate)
+            parts_here = Group(rank, size, CPU).micro_batches(count, accumulate)
             mine = range(count)[Group(rank, size, CPU).share(count)]
             assert [row for part in parts_here for row in mine[part.here]] == list(mine)
         assert [part.last for part in parts] == ([False] * (accumulate - 1) + [True]) * size
     with pytest.raises(PetalsError, match=r"accumulate: 2 processes × 4 are more than the 7 images of a step; lower"):
-        Group(0, 2, CPU).parts(7, 4)
+        Group(0, 2, CPU).micro_batches(7, 4)
 
 
 def test_one_process_needs_nobody():

@@ -210,7 +210,7 @@ def test_a_curve_is_read_up_to_its_last_whole_line():
         ("Did it run?\n'./dvc.lock' validation failed.\n\n  3   a: 3\n  745", "'./dvc.lock' validation failed."),
         ("it ends\n  745", "it ends"),
         ("Traceback (most recent call last):\n  File x\n    y()\nOSError: no space", "OSError: no space"),
-        ("", "no word of why"),
+        ("", "it gave no reason"),
     ],
 )
 def test_the_reason_is_found_in_what_was_printed(text, line):

@@ -137,7 +137,7 @@ class Classifier(nn.Module):
 
 
 def train_size(spec: ModelSpec, image_size: int, share: float) -> int:
-    """The side in pixels at which to train a model that is evaluated at `image_size`: that `share`, to the next 16.
+    """The side in pixels at which to train a model that is evaluated at `image_size`: `share` of it, in steps of 16.
 
     Objects look smaller in whole photographs than in the crops that training shows, so that a network is right more
     often when it is evaluated at a larger size than it learned at (Touvron et al., "Fixing the train-test resolution

@@ -24,7 +24,7 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM_CHANNELS, TOP_CHANNELS = 32, 1280
-STOCHASTIC_DEPTH = 0.2  # the chance to skip the last block; it falls to none at the first
+STOCHASTIC_DEPTH = 0.2  # times i / n, the chance to skip block i of n, from 0
 MULTIPLIERS = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant: (width, depth)
 
 # The names of the published checkpoints, and ours. Inside a block `_bn0` and `_bn1` mean other layers.

@@ -51,8 +51,8 @@ def bootstrap(
 
     Images are drawn with replacement, each with its true label and both predictions. A class that a resample
     lacks is left out of that resample's macro F1, by the same definition as in the whole sample.
-    Where fewer than FEWEST images are newly right or wrong, all in one direction, hardly any resample lacks them all;
-    so each interval reaches to zero then.
+    With fewer than FEWEST images newly right or wrong nothing can be significant (McNemar's exact test), so each
+    interval is widened to reach zero then.
     Gives the intervals of the differences, head − base, of `macro_f1` and `accuracy`; none at all where a resample
     has more than MOST_CELLS cells.
     """

@@ -229,7 +229,7 @@ def last_error(text: str) -> str:
         return errors[-1].removeprefix("ERROR: ").removeprefix("fatal: ")
     telling = [line for line in lines if re.search("failed|corrupted|invalid", line)]  # what follows shows where
     plain = [line for line in text.splitlines() if line.strip() and not line[0].isspace()]
-    return (telling[:1] or plain[-1:] or lines or ["no word of why"])[0]
+    return (telling[:1] or plain[-1:] or lines or ["it gave no reason"])[0]
 
 
 def alive(pid: int, command: str) -> bool:

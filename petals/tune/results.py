@@ -25,14 +25,14 @@ def table(study: optuna.Study, search: Search) -> str:
     sign = -1 if search.direction == "maximize" else 1
     trials = sorted(counted(study), key=lambda each: (ORDER.index(each.state), sign * (each.value or 0), each.number))
     header = ["experiment", search.objective.partition(":")[2], *search.space]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for each in trials:
         settings = each.user_attrs.get("settings", each.params)
         name = f"`{names(study, search, each.number)[0]}`"
         rows.append([name, outcome(each), *(str(settings.get(knob, "")) for knob in search.space)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows[1] = ["-" * width for width in widths]
-    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in (header, rule, *rows)]
     failed = [each for each in trials if each.state == TrialState.FAIL]
     why = [f"{names(study, search, each.number)[0]} failed: {each.user_attrs['error']}" for each in failed]
     return "\n".join([*lines, *([""] if why else []), *why])

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from petals import params
 from petals.errors import PetalsError
-from petals.params import KNOBS, parse, read_mapping
+from petals.params import check_knob, parse, read_mapping, reason
 
 CURVES = "plots/train"  # where train leaves the curves at its end
 BETTER = {"val/macro_f1": "maximize", "val/nll": "minimize", "train/loss": "minimize"}  # the way a curve should go
@@ -115,7 +115,7 @@ def load_search(
         knob, given, text = setting.partition("=")
         if not given:
             raise PetalsError(f"-S {setting}: is not KNOB=VALUE")
-        known(knob, "-S")
+        check_knob(knob, "-S")
         if knob == "seed":
             raise PetalsError(f"-S {setting}: the search sets it, to each of seeds: in {path}; write it there")
         try:
@@ -132,7 +132,7 @@ def load_search(
     for seed in search.seeds:
         params.check(values | {"seed": seed}, f"{path}: seeds")
     for knob, each in search.space.items():
-        known(knob, f"{path}: space")
+        check_knob(knob, f"{path}: space")
         if knob == "seed":
             raise PetalsError(f"{path}: space: seed is chance, not a setting to be found; list several under seeds:")
         for value in each.ends():
@@ -189,13 +189,6 @@ def numbers_of(value: object, key: str) -> Iterator[tuple[str, float]]:
         yield key, float(value)
 
 
-def known(knob: str, where: str) -> None:
-    if knob not in KNOBS:
-        near = difflib.get_close_matches(knob, KNOBS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; the knobs are those of params.yaml"
-        raise PetalsError(f"{where}: no stage reads {knob!r}{hint}")
-
-
 def explain(error: ValidationError) -> str:
     """The first problem that pydantic found, as `key: what should be, but is …`."""
     problem = error.errors()[0]
@@ -206,10 +199,8 @@ def explain(error: ValidationError) -> str:
         return f"{'.'.join(place)}: there is no such key"
     if problem["type"].startswith("union_tag"):
         return f"{'.'.join(place)}: should be {{type: float, int or choice, …}}, but is {problem['input']!r}"
-    reason = problem["msg"].replace("Input should", "should").replace("String should", "should")
-    reason = reason.removeprefix("Value error, ")
     given = problem["input"]
-    return f"{'.'.join(place)}: {reason}" + ("" if isinstance(given, dict) else f", but is {given!r}")
+    return f"{'.'.join(place)}: {reason(problem)}" + ("" if isinstance(given, dict) else f", but is {given!r}")
 
 
 def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.yaml") -> str:
