@@ -12,9 +12,9 @@ from petals.seeding import seed_for
 def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fraction: float) -> np.ndarray:
     """The rows (int64, ascending) of about `fraction` of the images of each class: one at least, never all.
 
-    A class of one image keeps it. `labels` and `groups` are int, N. What has one number in `groups` is set aside as a whole or not at all, since a
-    photograph whose twin was learnt from is no test; but for a class whose images are all alike, or go with all of
-    another: its images are taken one by one, so that no class goes without.
+    A class of one image keeps it. `labels` and `groups` are int, N. What has one number in `groups` is set aside as a
+    whole or not at all, since a photograph whose twin was learnt from is no test; but for a class whose images are all
+    alike, or go with all of another: its images are taken one by one, so that no class goes without.
 
     Images are taken in an order that depends on the last part of their ids, the file's name, alone. So photographs that
     come later leave most of the others where they were.

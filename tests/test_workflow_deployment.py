@@ -177,6 +177,13 @@ def traffic(*shares: tuple[str, int | None, str | None]) -> bytes:
 TRIED = traffic(("petals-v1", 100, None), ("petals-v2", None, "next"), ("petals-v0", None, "previous"))
 
 
+def service(name: str, ready: str | None = None) -> dict:
+    return {"metadata": {"name": name}, "status": {"latestReadyRevisionName": ready} if ready else {}}
+
+
+SERVICES = json.dumps([service("petals-staging"), service("petals", "petals-v1")]).encode()
+
+
 def deploy(stand_in, tmp_path, services: bytes) -> list[str]:
     gcloud = stand_in("gcloud", {"services list": services, "services describe": TRIED, "run deploy": b""})
     release = {"IMAGE": f"{IMAGES}/release@{DIGEST}", "VERSION": "v1.2.0-RC.1", "REVISION": "b" * 40}
@@ -190,7 +197,7 @@ def deploy(stand_in, tmp_path, services: bytes) -> list[str]:
 
 
 def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
-    call = deploy(stand_in, tmp_path, b"petals-v1\n")
+    call = deploy(stand_in, tmp_path, SERVICES)
     assert {
         "--no-traffic",
         "--tag=next",
@@ -203,17 +210,17 @@ def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
 
 
 def test_a_revision_whose_address_cannot_be_had_fails(stand_in, tmp_path):
-    stand_in("gcloud", {"services list": b"petals-v1\n", "run deploy": b""})  # its description fails
+    stand_in("gcloud", {"services list": SERVICES, "run deploy": b""})  # its description fails
     release = {"IMAGE": "i", "VERSION": "v1", "REVISION": "b" * 40}
     settings = {"SERVING_ACCOUNT": "s@p", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
     done = bash("deploy.sh", GITHUB_OUTPUT=str(tmp_path / "output"), **release, **settings, **GITHUB, **CLOUD)
     assert done.returncode != 0 and not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize("ready", [b"", b"\n"])
-def test_cloud_run_refuses_to_hold_traffic_where_no_revision_is_ready_so_it_is_not_asked_to(stand_in, tmp_path, ready):
-    """There is no service yet, or one whose first revision did not come up."""
-    assert "--no-traffic" not in deploy(stand_in, tmp_path, ready)
+@pytest.mark.parametrize("found", [(), (service("petals"),), (service("petals-staging", "petals-staging-v1"),)])
+def test_cloud_run_refuses_to_hold_traffic_where_no_revision_is_ready_so_it_is_not_asked_to(stand_in, tmp_path, found):
+    """There is no service yet, or one whose first revision did not come up, or another."""
+    assert "--no-traffic" not in deploy(stand_in, tmp_path, json.dumps(found).encode())
 
 
 def test_nothing_is_deployed_where_it_cannot_be_known_whether_a_revision_is_ready(stand_in, tmp_path):

@@ -46,6 +46,7 @@ def test_training_hands_each_setting_over_as_one_argument(stand_in, tmp_path):
     run = ["exp", "run", "--pull", "--set-param", "lr=1e-4", "--set-param", "epochs=3"]
     assert calls(dvc) == [run]
     assert [call[1:] for call in calls(python)[1:]] == [
+        ["petals.machine"],
         ["petals.remote", "check"],
         ["petals.machine", "--record"],
         ["petals.remote", "push"],
@@ -68,6 +69,15 @@ def test_nothing_is_trained_without_access_to_the_bucket(stand_in, tmp_path):
     dvc = stand_in("dvc")
     stand_in("python", {"pip": b"", "petals.remote push": b"", "petals.summary": b""})
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
+    assert calls(dvc) == []
+
+
+def test_nothing_is_trained_on_a_machine_whose_gpu_cannot_be_used(stand_in, tmp_path):
+    stand_in("git")
+    dvc = stand_in("dvc")
+    stand_in("python", {"pip": b"", "petals.remote": b"", "petals.machine": b"  gpu                  none\n"})
+    done = bash("train.sh", tmp_path, OVERRIDES="")
+    assert done.returncode == 1 and done.stderr.startswith("Error: PyTorch finds no GPU on this machine")
     assert calls(dvc) == []
 
 
@@ -99,7 +109,9 @@ def test_what_is_left_of_the_machine_is_deleted(stand_in):
     }
     gcloud = stand_in("gcloud", answers)
     assert bash("stop-machine.sh", GITHUB_RUN_ID="7").returncode == 0
-    assert "--filter=name~^petals-7-[0-9]+$" in calls(gcloud)[0], "of every attempt, and of no other run"
+    lists = [call for call in calls(gcloud) if "list" in call]
+    assert '--filter=name~"^petals-7-[0-9]+$"' in lists[0], "of every attempt, and of no other run"
+    assert '--filter=name~"^petals-7-[0-9]+-(in|e)gress$"' in lists[1], "parentheses have a meaning outside quotes"
     assert [call[1:4] for call in calls(gcloud) if "delete" in call] == [
         ["instances", "delete", "petals-7-1"],
         ["firewall-rules", "delete", "petals-7-1-ingress"],

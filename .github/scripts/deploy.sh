@@ -5,8 +5,8 @@ set -euo pipefail
 here=$(dirname "$0")
 # Cloud Run refuses to keep traffic from the first revision of a service, or where none has come up yet: there is no other
 # that could have it.
-ready=$(gcloud run services list --region="$REGION" --filter="metadata.name=$SERVICE" \
-  --format="value(status.latestReadyRevisionName)")
+ready=$(gcloud run services list --region="$REGION" --format=json |
+  jq --raw-output --arg name "$SERVICE" '.[] | select(.metadata.name == $name) | .status.latestReadyRevisionName // ""')
 hold=()
 if [[ -n $ready ]]; then
   hold=(--no-traffic)

@@ -4,7 +4,12 @@ set -euo pipefail
 python -m pip install --quiet -r requirements.txt -c constraints.txt
 git config user.name "github-actions[bot]"
 git config user.email "41898282+github-actions[bot]@users.noreply.github.com"
-python -m petals.remote check # now, rather than after hours
+# Now, rather than after hours.
+if [[ $(python -m petals.machine) =~ gpu\ +none ]]; then
+  echo "Error: PyTorch finds no GPU on this machine; its driver may be too old (nvidia-smi says which it is)" >&2
+  exit 1
+fi
+python -m petals.remote check
 
 arguments=()
 read -ra words <<< "$OVERRIDES"
