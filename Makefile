@@ -79,7 +79,7 @@ lint: $(STAMP)  ## check style, shell scripts, Dockerfiles and workflows
 	@zizmor --quiet --persona pedantic --offline --strict-collection .github
 	@.github/scripts/actionlint.sh
 
-format: $(STAMP)  ## mend style
+format: $(STAMP)  ## fix style
 	@ruff check --fix .
 	@ruff format .
 

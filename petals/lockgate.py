@@ -129,7 +129,7 @@ def main() -> None:
         return
     for problem in found:
         click.echo(problem)
-    click.echo(f"To mend it: dvc repro (with --force STAGE for what {PROJECT_FILE} no longer has), then commit.")
+    click.echo(f"To fix it: dvc repro (with --force STAGE for what {PROJECT_FILE} no longer has), then commit.")
     sys.exit(1)
 
 

@@ -213,7 +213,7 @@ def test_the_command(pipeline, monkeypatch, tmp_path):
     edit(pipeline, "params.yaml", "64", "128")
     result = CliRunner().invoke(main)
     assert result.exit_code == 1
-    assert result.output.startswith("prepare: size in params.yaml is 128, in dvc.lock 64\nTo mend it: dvc repro")
+    assert result.output.startswith("prepare: size in params.yaml is 128, in dvc.lock 64\nTo fix it: dvc repro")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main)
     assert result.exit_code == 1
