@@ -22,12 +22,22 @@ def shown(path: str | Path) -> str:
 
 
 def composed(path: Path, name: str) -> str:
-    """`name` in composed Unicode (NFC), so that é is the same on every system."""
+    """`name` in composed Unicode (NFC), so that é is the same on every system.
+
+    Raises PetalsError for a name that is not UTF-8, or not one line.
+    """
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
         raise PetalsError(f"{shown(path)}: the name is not UTF-8; rename it") from None
+    if controls(name):
+        raise PetalsError(f"{shown(path)}: the name holds a control character; rename it")
     return unicodedata.normalize("NFC", name)
+
+
+def controls(name: str) -> bool:
+    """Whether `name` holds a control character or a line break, with which tables and pictures could not be read."""
+    return any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in name)
 
 
 def entries(folder: Path, root: Path | None = None) -> list[Path]:
@@ -86,6 +96,8 @@ def read_classes(root: Path) -> list[str] | None:
         name = unicodedata.normalize("NFC", line).strip()
         if not name:
             raise PetalsError(f"{shown(path)}: line {number} is empty; it must hold one class name a line")
+        if controls(name):
+            raise PetalsError(f"{shown(path)}: line {number} holds a control character; take it out")
         if name in names:
             raise PetalsError(f"{shown(path)}: line {number} repeats the class {name!r}")
         names.append(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from petals.classfolders import open_folders
 from petals.dataset import LAYOUTS, Dataset, Record, Source
 from petals.errors import PetalsError
-from petals.listing import entries, shown
+from petals.listing import controls, entries, shown
 from petals.recordfiles import open_records
 
 __all__ = ["Dataset", "Record", "Source", "check_ids", "open_dataset"]
@@ -36,9 +36,11 @@ def open_dataset(path: str | Path, image_size: int) -> Dataset:
 
 
 def check_ids(ids: Iterable[tuple[str, str]]) -> None:
-    """Raise PetalsError if an id occurs twice among all splits; `ids` come with where each was read."""
+    """Raise PetalsError if an id is not one line, or occurs twice; `ids` of all splits, with where each was read."""
     seen: dict[str, str] = {}
     for name, where in ids:
+        if controls(name):
+            raise PetalsError(f"{where}: the id {name!r} holds a control character; give the image another")
         if name in seen:
             raise PetalsError(f"the id {name!r} stands twice, in {seen[name]} and in {where}; give each image its own")
         seen[name] = where

@@ -9,6 +9,7 @@ from petals import checkpoint, distributed, pictures
 from petals.calibration import cross_fitted, rescale
 from petals.devices import describe, set_up
 from petals.drift import Reference
+from petals.errors import PetalsError
 from petals.files import write_text
 from petals.models import weights
 from petals.packed import PackedSplit
@@ -62,7 +63,10 @@ def main(
 
     def ask(split: PackedSplit, name: str) -> tuple[np.ndarray, np.ndarray]:
         split.check(model, classes, info["image_size"])
-        return group.answers(net, split, lambda batches, total: progress(batches, name, "batch", total))
+        found = group.answers(net, split, lambda batches, total: progress(batches, name, "batch", total))
+        if not np.isfinite(found[0]).all():
+            raise PetalsError(f"{model}: its answers to {split.folder} are not finite; lower lr, and train again")
+        return found
 
     def predict(split: PackedSplit, name: str) -> np.ndarray:
         return ask(split, name)[0]

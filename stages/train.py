@@ -76,7 +76,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     epochs = data.lengthen_epochs(params.epochs, params.batch_size, params.min_steps)
     steps_per_epoch = data.steps(params.batch_size)
     steps = epochs * steps_per_epoch
-    warmup = min(round(params.warmup_epochs * steps_per_epoch), steps)
+    warmup = min(round(params.warmup_epochs * steps_per_epoch), steps // 2)
 
     saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)
     state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
@@ -89,7 +89,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     pause = math.inf  # seconds from the last epoch to the next, most of them validation; at first not known
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
-            data.whole = epoch >= epochs - round(params.finish * epochs)
+            data.whole = epoch >= epochs - math.floor(params.finish * epochs + 0.5)
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
             for images, labels in progress(data.read_ahead(order), f"epoch {epoch + 1}", "step", len(order)):
                 if stop or saved.due():
@@ -155,15 +155,21 @@ class Trainer:
         self.augment = BatchAugmentation(len(data.split.classes), *shares, policy)
         self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
-        learning_norms = any(isinstance(each, models.BATCH_NORMS) and each.training for each in net.modules())
-        if learning_norms and min(params.batch_size, len(data.split)) < 2 * group.size * params.accumulate:
-            raise PetalsError(
-                f"accumulate: batch norms that learn need two images in each of {group.size} processes × "
-                f"{params.accumulate} parts of a step; lower accumulate, raise batch_size, or set freeze_stats: true"
-            )
+        self.check_norms()
         self.learner = group.learner(net)
         if params.compile:
             compile_kernels(self.learner, group.size * params.accumulate)
+
+    def check_norms(self) -> None:
+        """Raise PetalsError where batch norms that learn would see a single image."""
+        params, pieces = self.params, self.group.size * self.params.accumulate
+        learning = any(isinstance(each, models.BATCH_NORMS) and each.training for each in self.net.modules())
+        if learning and min(params.batch_size, len(self.data.split)) < 2 * pieces:
+            advice = ["lower accumulate"] if params.accumulate > 1 else []
+            advice.append("add images" if len(self.data.split) < 2 * pieces else "raise batch_size")
+            advice += ["set freeze_stats: true"] if params.pretrained and not params.freeze_stats else []
+            need = f"batch norms that learn need two images in each of the {pieces} parts of a step"
+            raise PetalsError(f"{need}; {', or '.join(advice)}")
 
     def accumulation(self, count: int) -> int:
         """In how many micro-batches this process takes its share of `count` images.

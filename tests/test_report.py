@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
+from project import run as run_command
 from scipy.stats import chi2
 from sklearn.metrics import accuracy_score, f1_score
 from test_report_markdown import HOSTILE, inlines
@@ -77,6 +78,7 @@ def run_files(actual, predicted, ids=None, curves=None, **params) -> dict[str, s
         "plots/predictions.csv": "\n".join(["id,actual,predicted,confidence", *rows]) + "\n",
         "params.yaml": "".join(f"{name}: {value}  # why\n" for name, value in params.items()),
         "dvc.lock": lock(params),
+        "data/sample.dvc": "outs: [{path: sample, md5: aaa.dir}]\n",
     }
     for name, values in (curves or {"train/loss": [2.0, 1.0, 0.5, 0.25]}).items():
         points = "".join(f"{step}\t{value}\n" for step, value in enumerate(values))
@@ -167,6 +169,31 @@ def test_scores_of_other_code_or_settings_than_those_beside_them_are_doubted(rep
     assert page.splitlines()[0].endswith("; but of a run before head's last changes")
     assert "- In head, `stages/train.py`, `lr` changed after the run that `dvc.lock` names" in page
     assert "- In base, `stages/train.py`, `lr` changed after" in report("HEAD", "before")
+
+
+def test_scores_of_other_data_or_of_code_that_is_gone_are_doubted(repository, tmp_path_factory):
+    """The reference is the lock file that DVC itself writes."""
+    files = run_files(["rose", "iris"], ["rose", "iris"]) | {"params.yaml": "lr: 1\nepochs: 4\n"}
+    files |= {"data/sample/a b/é.txt": "1", "data/sample/c.txt": "2", "code.py": ""}
+    del files["data/sample.dvc"]
+    pipeline = tmp_path_factory.mktemp("pipeline")
+    stage = "{cmd: mkdir out, deps: [data/sample, code.py], params: [lr], outs: [out]}"
+    for path, text in (files | {"dvc.yaml": f"stages: {{prepare: {stage}}}\n"}).items():
+        (pipeline / path).parent.mkdir(parents=True, exist_ok=True)
+        (pipeline / path).write_text(text)
+    (pipeline / "dvc.lock").unlink()
+    run_command("git init -q && dvc init -q && dvc repro -q", pipeline)
+    files["dvc.lock"] = (pipeline / "dvc.lock").read_text()
+    repository.commit(files, "before")
+    assert "`dvc.lock`" not in report("before")
+    changed = files | {"data/sample/c.txt": "3", "params.yaml": "epochs: 4\n"}
+    del changed["code.py"]
+    repository.commit(changed)
+    said = "- In head, `code.py`, `data/sample`, `lr` changed after the run that `dvc.lock` names"
+    assert said in report("before")
+    added = {name: text for name, text in files.items() if not name.startswith("data/sample/")}
+    repository.commit(added | {"data/sample.dvc": "outs: [{path: sample, md5: 0.dir}]\n"})
+    assert "- In head, `data/sample` changed after" in report("before")
 
 
 def test_noise_is_called_noise(repository):

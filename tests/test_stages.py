@@ -19,7 +19,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from PIL import Image
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from petals import onnx_export, quantisation
 from petals.augmentation import POLICY_KNOBS
@@ -145,16 +145,20 @@ def test_batch_norms_that_learn_get_two_images_at_least(folder):
     knobs(freeze_stats=False, batch_size=6, accumulate=4)
     done(prepare, "data/tiny", *PREPARE)
     done(augment, *AUGMENT)
-    assert refused(train, *TRAIN).startswith("Error: accumulate: batch norms that learn need two images in each of 1")
+    needed = "Error: batch norms that learn need two images in each of the {} parts of a step; {}"
+    advice = "lower accumulate, or raise batch_size, or set freeze_stats: true"
+    assert refused(train, *TRAIN) == needed.format(4, advice)
     knobs(freeze_stats=False, batch_size=6, accumulate=3)
     done(train, *TRAIN)
     knobs(freeze_stats=False, batch_size=64, accumulate=15)  # of the 24 images that there are
-    assert refused(train, *TRAIN).startswith("Error: accumulate: batch norms that learn need two images in each of 1")
+    assert refused(train, *TRAIN) == needed.format(15, advice.replace("raise batch_size", "add images"))
+    knobs(pretrained=False, freeze_stats=True, batch_size=3, accumulate=2)  # there are none to freeze
+    assert refused(train, *TRAIN) == needed.format(2, "lower accumulate, or raise batch_size")
 
 
 def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     tiny_records(folder / "data/tiny")
-    knobs(epochs=2, min_steps=35)
+    knobs(epochs=2, min_steps=35, warmup_epochs=5.0)
     done(prepare, "data/tiny", *PREPARE)
     done(augment, *AUGMENT)
     said = done(train, *TRAIN)
@@ -166,7 +170,7 @@ def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
         assert json.loads(file.metadata()["progress"])["step"] == 36
     with open("plots/train/train/lr.tsv", encoding="utf-8") as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file, delimiter="\t")]
-    assert rates[0] == load_params(TrainParams).lr  # the warm-up is as long as an epoch
+    assert rates[0] == load_params(TrainParams).lr  # the warm-up is half of all
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -272,11 +276,12 @@ def test_a_given_temperature_scales_the_answers_and_what_is_added_for_rare_class
     tiny_folders(folder / "data/folders")
     for path in sorted(Path("data/folders/tulip").iterdir())[3:]:
         path.unlink()
+    knobs(final=final)
+    done(prepare, "data/folders", *PREPARE)
+    done(augment, *AUGMENT)
     biases = []
     for settings in ({"temperature": 0.5, "adjust": 0.7}, {"temperature": 0.5, "adjust": 0}):
         knobs(final=final, **settings)
-        done(prepare, "data/folders", *PREPARE)
-        done(augment, *AUGMENT)
         assert "temperature 0.5, as params.yaml has it" in done(train, *TRAIN)
         biases.append(load_file("models/model.safetensors")["head.bias"].numpy())
         assert json.loads(Path("models/model.json").read_text())["temperature"] == 0.5
@@ -290,6 +295,18 @@ def test_a_given_temperature_scales_the_answers_and_what_is_added_for_rare_class
     counts = np.bincount(np.load("data/prepared/train/labels.npy"))
     offsets = class_offsets(counts, 0.7)
     assert np.allclose(biases[0] - biases[1], 0.5 * offsets, atol=1e-6)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_answers_that_are_not_finite_are_no_submission(trained, final: bool):
+    weights = load_file("models/model.safetensors")
+    weights["head.weight"].fill_(3e38)  # finite, as training leaves them, and their sums are not
+    save_file(weights, "models/model.safetensors")
+    meta = Path("models/model.json")
+    meta.write_text(meta.read_text().replace('"final": false', f'"final": {str(final).lower()}'))
+    said = refused(evaluate, *EVALUATE)
+    assert said.startswith("Error: models/model.safetensors: its answers to data/prepared/val are not finite; lower lr")
+    assert not Path("data/submission.csv").exists()
 
 
 def test_robustness_is_measured_as_often_as_asked_or_not_at_all(trained):
@@ -544,13 +561,13 @@ def test_the_finish_is_on_whole_images(trained):
 
     whole = weights(views=0, **unchanged)
     assert weights(views=1, finish=1) == weights(views=0, finish=1) == whole
-    half, none = weights(views=1, finish=0.5), weights(views=1)
+    half, none = weights(views=1, finish=0.5), weights(views=1, finish=0)
     assert len({whole, half, none}) == 3
 
 
 def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
     tiny_records(folder / "data/tiny")
-    knobs(image_size=160, train_size=0.8, epochs=2, finish=0.5, batch_size=12, robustness=0)
+    knobs(image_size=160, train_size=0.8, epochs=2, finish=0.25, batch_size=12, robustness=0)  # half an epoch is one
     done(prepare, "data/tiny", *PREPARE)
     done(augment, *AUGMENT)
     shapes, create = [], train.models.create

@@ -64,7 +64,7 @@ def read_side(revision: Revision) -> Side:
 
     def read(path: str, parse: Callable[[str], Parsed]) -> Parsed | None:
         try:
-            return _parsed(revision, path, parse)
+            return parsed(revision, path, parse)
         except Unreadable as problem:
             problems.append(problem)
             return None
@@ -76,7 +76,7 @@ def read_side(revision: Revision) -> Side:
     int8 = (export or {}).get("int8")
     final = (scores or {}).get("final") is True  # predictions.csv is empty then, which is no fault
     predictions = None if final else read("plots/predictions.csv", _predictions)
-    params = read("params.yaml", _yaml_mapping)
+    params = read("params.yaml", yaml_mapping)
     card = read("metrics/prepare.json", _json_mapping)
     stages = read("dvc.lock", _stages)
     curves, diverged = {}, []
@@ -112,7 +112,7 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _parsed(revision: Revision, path: str, parse: Callable[[str], Parsed]) -> Parsed:
+def parsed(revision: Revision, path: str, parse: Callable[[str], Parsed]) -> Parsed:
     text = revision.text(path)
     try:
         return parse(text)
@@ -130,7 +130,7 @@ def _json_mapping(text: str) -> dict[str, Any]:
     return _mapping(json.loads(text))
 
 
-def _yaml_mapping(text: str) -> dict[str, Any]:
+def yaml_mapping(text: str) -> dict[str, Any]:
     yaml = YAML(typ="safe", pure=True)  # YAML 1.2 as DVC reads it: 1e-4 is a number
     if any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
         raise _Damaged("uses YAML aliases, which the report does not follow")
@@ -171,7 +171,7 @@ def _predictions(text: str) -> dict[str, Prediction]:
 
 def _stages(text: str) -> dict[str, Stage]:
     stages = {}
-    for name, entry in _yaml_mapping(text).get("stages", {}).items():
+    for name, entry in yaml_mapping(text).get("stages", {}).items():
         deps, outs = entry.get("deps") or [], entry.get("outs") or []
         files = entry.get("params") or {}
         stages[str(name)] = Stage(

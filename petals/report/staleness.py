@@ -1,27 +1,60 @@
-"""Whether the run that git keeps is of the code, the settings and the results that stand beside it."""
+"""Whether the run that git keeps is of the code, the data, the settings and the results that stand beside it."""
 
 import hashlib
-from contextlib import suppress
+import json
 
 from petals.report.markdown import few
-from petals.report.revisions import Unreadable
-from petals.report.sides import Side
+from petals.report.revisions import Revision, Unreadable
+from petals.report.sides import Side, parsed, yaml_mapping
 
-MOST_FILES = 500  # that are looked at; the pipeline has about a hundred
+MOST_FILES = 500  # that are looked at, of the pipeline and of each folder; the pipeline has about a hundred
+MISSING = "missing"
 
 
 def behind(side: Side) -> list[str]:
-    """Files and knobs that are not as dvc.lock has them; folders, and what git does not keep, are not looked at."""
+    """Files, folders and knobs that are not as dvc.lock has them, as far as git knows what they are."""
     stages = (side.stages or {}).values()
     recorded = dict.fromkeys(pair for stage in stages for pair in (stage.deps | stage.outs).items())
+    made = {path for stage in stages for path in stage.outs}
     found = []
     for path, md5 in list(recorded)[:MOST_FILES]:
-        with suppress(Unreadable):
-            if hashlib.md5(side.revision.content(path), usedforsecurity=False).hexdigest() != md5:
-                found.append(path)
+        here = _hash(side.revision, path, folder=md5.endswith(".dir"))
+        if here not in (None, md5) and not (here == MISSING and path in made):  # DVC has it
+            found.append(path)
     params = side.params or {}
-    knobs = [name for stage in stages for name, value in stage.params.items() if params.get(name, value) != value]
-    return list(dict.fromkeys(found + knobs))
+    knobs = [name for stage in stages for name, value in stage.params.items() if params.get(name, MISSING) != value]
+    return list(dict.fromkeys(found + (knobs if params else [])))
+
+
+def _hash(revision: Revision, path: str, folder: bool) -> str | None:
+    """The hash that DVC gives to a file or a folder of `revision`; None where git does not know it."""
+    try:
+        return str(parsed(revision, f"{path}.dvc", yaml_mapping)["outs"][0]["md5"])
+    except (Unreadable, LookupError, TypeError):  # it is not added to DVC
+        pass
+    if folder:
+        return _hash_of_folder(revision, path)
+    try:
+        return _md5(revision.content(path))
+    except Unreadable as error:
+        return MISSING if error.reason == "is missing" else None
+
+
+def _hash_of_folder(revision: Revision, path: str) -> str | None:
+    """As DVC does it: of the list of all files with their hashes."""
+    files = revision.files(path)
+    if not 0 < len(files) <= MOST_FILES:
+        return None
+    try:
+        hashes = {file.removeprefix(f"{path}/"): _md5(revision.content(file)) for file in files}
+    except Unreadable:
+        return None
+    listed = [{"md5": hashes[name], "relpath": name} for name in sorted(hashes)]
+    return f"{_md5(json.dumps(listed).encode())}.dir"
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def note(label: str, side: Side) -> str | None:
