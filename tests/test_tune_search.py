@@ -178,6 +178,27 @@ def test_a_score_that_is_no_number_is_a_failure_and_three_of_them_end_a_search(m
         tuner.run(10, lambda done: None)
 
 
+def test_failures_that_are_mended_do_not_end_a_search_that_goes_on(make):
+    broken = make()
+    broken.experiments.score = lambda values: float("inf")
+    with pytest.raises(PetalsError, match="no trial of 3 came to a score"):
+        broken.run(9, lambda done: None)
+    mended = make()
+    mended.run(4, lambda done: None)
+    assert [each.number for each in searching.complete(mended.study)] == [3]
+
+
+def test_data_that_no_trial_would_have_are_told_before_the_first(repository):
+    (repository / "photos/rose").mkdir(parents=True)
+    (repository / "photos/rose/a.jpg").touch()
+    look = Experiments()
+    with pytest.raises(PetalsError, match=r"^data: photos/rose is neither in git nor in DVC, .*; dvc add photos/rose,"):
+        look.check_data("photos/rose")
+    (repository / "photos.dvc").touch()
+    subprocess.run(["git", "add", "photos.dvc"], check=True)
+    look.check_data("photos/rose")
+
+
 def test_the_lowest_is_best_where_it_is_minimized(make):
     search = SPACE.model_copy(update={"direction": "minimize", "curve": None})
     tuner = make(search=search)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import optuna
 import pytest
@@ -9,11 +10,12 @@ import yaml
 from click.testing import CliRunner
 from conftest import ORIGINAL, REPOSITORY
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import FixedTrial
 
 from petals.errors import PetalsError
 from petals.tune.__main__ import main
 from petals.tune.experiments import last_error, override, read_curve
-from petals.tune.space import fingerprint, load_search
+from petals.tune.space import FloatRange, fingerprint, load_search
 
 SEARCH = {
     "objective": "metrics/evaluate.json:macro_f1",
@@ -83,7 +85,12 @@ def test_a_value_that_is_not_in_the_space_is_told():
         ({"curve": "../val/nll"}, "curve: should be one of plots/train, but is '../val/nll'"),
         ({"curve": "/val/nll"}, "curve: should be one of plots/train, but is '/val/nll'"),
         ({"direction": "up"}, "direction: "),
-        ({"direction": "minimize"}, "curve: val/macro_f1 is to maximize, but the objective to minimize"),
+        ({"direction": "minimize"}, "objective: macro_f1 is to maximize; write direction: maximize"),
+        (
+            {"objective": "metrics/evaluate.json:calibration.nll_before", "direction": "minimize"},
+            "curve: val/macro_f1 is",
+        ),
+        ({"objective": "metrics/evaluate.json:nll"}, "objective: nll is to minimize; write direction: minimize"),
         ({"curve": "val/nll"}, "curve: val/nll is to minimize, but the objective to maximize"),
         ({"trials": 3}, "trials: there is no such key"),
     ],
@@ -94,6 +101,26 @@ def test_a_mistake_is_one_line(changed, said):
         load_search("tune.yaml", [])
     assert str(caught.value).startswith("tune.yaml: ") and said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_narrow_range_is_searched_in_its_own_digits():
+    trial = FixedTrial({"ema": 0.99951234, "lr": 3.21987e-5, "zero": 0.0, "wide": 1234.5678})
+    for knob, low, high, value in (
+        ("ema", 0.999, 0.9999, 0.999512),
+        ("lr", 1e-5, 1e-1, 3.22e-5),
+        ("zero", -1, 1, 0.0),
+        ("wide", 1.0, 1e4, 1230.0),
+    ):
+        found = FloatRange(type="float", low=low, high=high).suggest(trial, knob)
+        assert found == pytest.approx(value, abs=1e-15)
+
+
+@pytest.mark.parametrize("stages", [3, {"prepare": None}])
+def test_a_pipeline_that_is_none_is_one_line(folder, stages):
+    write()
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    with pytest.raises(PetalsError, match=r"^dvc\.yaml: stages: should be a mapping of names to stages"):
+        load_search("tune.yaml", [])
 
 
 def test_a_curve_that_lies_elsewhere_is_told_with_those_there_are(folder):

@@ -54,6 +54,7 @@ def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Pa
         with FileLock(folder / "lock", timeout=0):
             study = open_study(folder / "study.journal", name, search)
             tuner = Tuner(study, search, values, jobs, say)
+            tuner.experiments.check_data(values["data"])
             with tqdm(total=trials, unit="trial", disable=None, leave=False) as bar:
                 tuner.run(trials, lambda done: bar.update(done - bar.n))
             click.echo(f"\n{table(study, search)}\n\n{best(study, search)}\n")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 from dvc.exceptions import DvcException
@@ -65,6 +65,14 @@ class Experiments:
         bin_folder = str(Path(sys.executable).parent)
         self.environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', '')}"}
         self.ended: dict[str, float] = {}
+
+    def check_data(self, path: str) -> None:
+        """Raise PetalsError where `path` is neither in git nor in DVC: a trial finds nothing else in its folder."""
+        around = [f"{each}.dvc" for each in (PurePosixPath(path), *PurePosixPath(path).parents)]
+        if not git("ls-files", "--", path, *around):
+            raise PetalsError(
+                f"data: {path} is neither in git nor in DVC, so no trial has it; dvc add {path}, and commit"
+            )
 
     def queue(self, name: str, values: Settings) -> None:
         """Queue the experiment `name`: the working tree with `values` in params.yaml, where they are others there."""

@@ -64,12 +64,14 @@ class Tuner:
         self.experiments = Experiments()
         self.running: list[Running] = []
         self.requested = 0
+        self.failed_before: set[int] = set()  # in former starts, whose causes may be mended
         self.started = -math.inf
         self.curve_missed = False
 
     def run(self, trials: int, progress: Callable[[int], object]) -> None:
         """Go on until `trials` have ended. Raises PetalsError where that makes no sense, Stopped upon a signal."""
         self.begin()
+        self.failed_before = {each.number for each in counted(self.study) if each.state == TrialState.FAIL}
         former = {each: signal.signal(each, self.request) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             while True:
@@ -95,7 +97,8 @@ class Tuner:
         self.requested = signum
 
     def all_fail(self) -> bool:
-        ended = [each.state for each in counted(self.study) if each.state.is_finished()]
+        trials = [each for each in counted(self.study) if each.number not in self.failed_before]
+        ended = [each.state for each in trials if each.state.is_finished()]
         return len(ended) >= HOPELESS and all(state == TrialState.FAIL for state in ended)
 
     # Beginning, and taking up what a killed search has left
@@ -119,7 +122,7 @@ class Tuner:
             self.study.set_user_attr("fingerprint", now)
         elif kept != now:
             raise PetalsError(
-                f"tune.yaml, dvc.yaml, the code or a knob that is not searched is no longer what the search "
+                f"tune.yaml, dvc.yaml, the code, the data or a knob that is not searched is no longer what the search "
                 f"{name!r} began with, so its trials could not be compared: put it back, or choose another --name"
             )
         known, seen = self.experiments.names(), self.experiments.look()

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -15,7 +16,10 @@ from petals.errors import PetalsError
 from petals.params import check_knob, parse, read_mapping, reason
 
 CURVES = "plots/train"  # where train leaves the curves at its end
-BETTER = {"val/macro_f1": "maximize", "val/nll": "minimize", "train/loss": "minimize"}  # the way a curve should go
+# The way a curve, or the last part of a metric's key, should go.
+BETTER = {"val/macro_f1": "maximize", "val/nll": "minimize", "train/loss": "minimize"}
+BETTER |= dict.fromkeys(("macro_f1", "mean_macro_f1", "accuracy", "top5_accuracy", "top1_agreement"), "maximize")
+BETTER |= dict.fromkeys(("nll", "ece", "loss", "bytes"), "minimize")
 Value = bool | int | float | str
 Settings = dict[str, Value]
 
@@ -43,7 +47,7 @@ class Range(Part):
 
 
 class FloatRange(Range):
-    """Real numbers, rounded to three digits so that they can be read and said."""
+    """Real numbers, rounded so that they can be read and said: to three digits, and more in a narrow range."""
 
     type: Literal["float"]
     low: float
@@ -51,7 +55,13 @@ class FloatRange(Range):
 
     def suggest(self, trial: optuna.Trial, knob: str) -> float:
         value = trial.suggest_float(knob, self.low, self.high, log=self.log)
-        return min(max(float(f"{value:.3g}"), self.low), self.high)
+        digits = max(2 - _magnitude(value), 2 - _magnitude(self.high - self.low))
+        return min(max(round(value, digits), self.low), self.high)
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of the first digit of `value`."""
+    return math.floor(math.log10(abs(value) or 1))
 
 
 class IntRange(Range):
@@ -141,6 +151,9 @@ def load_search(
         found = sorted(each.relative_to(CURVES).with_suffix("").as_posix() for each in Path(CURVES).rglob("*.tsv"))
         hint = f"; there is {', '.join(found)}" if found else ""
         raise PetalsError(f"{path}: curve: should be one of {CURVES}, but is {search.curve!r}{hint}")
+    key = search.objective.partition(":")[2].rpartition(".")[2]
+    if BETTER.get(key, search.direction) != search.direction:
+        raise PetalsError(f"{path}: objective: {key} is to {BETTER[key]}; write direction: {BETTER[key]}")
     if BETTER.get(search.curve, search.direction) != search.direction:
         raise PetalsError(
             f"{path}: curve: {search.curve} is to {BETTER[search.curve]}, but the objective to {search.direction},"
@@ -157,10 +170,17 @@ def load_search(
     return search, values
 
 
+def stages_of(whole: dict, pipeline: str | Path) -> dict[str, dict]:
+    stages = whole.get("stages", {})
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        raise PetalsError(f"{pipeline}: stages: should be a mapping of names to stages; dvc status says what is amiss")
+    return stages
+
+
 def metric_files(pipeline: str | Path = "dvc.yaml") -> list[str]:
     """The metrics that `pipeline` names, of its stages and of its own."""
     whole = read_mapping(pipeline)
-    parts = [whole, *(stage.get("do", stage) for stage in whole.get("stages", {}).values())]
+    parts = [whole, *(stage.get("do", stage) for stage in stages_of(whole, pipeline).values())]
     named = [each for part in parts for each in part.get("metrics") or ()]
     return list(dict.fromkeys(each if isinstance(each, str) else next(iter(each)) for each in named))
 
@@ -210,7 +230,7 @@ def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.ya
     """
     rest = {knob: value for knob, value in sorted(values.items()) if knob not in {*search.space, "seed"}}
     digest = hashlib.blake2b(json.dumps([search.model_dump(), rest], sort_keys=True).encode(), digest_size=16)
-    stages = read_mapping(pipeline).get("stages", {})
+    stages = stages_of(read_mapping(pipeline), pipeline)
     data = {Path(f"{values['data']}.dvc"), Path(f"data/weights/{values['pretrained']}.dvc")}
     code = {Path(dep) for stage in stages.values() for dep in stage.get("deps", [])}
     for path in sorted({Path(pipeline), *code, *data}):
