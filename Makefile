@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 MD5 = python -c 'import hashlib, sys; print(hashlib.md5(open(sys.argv[1], "rb").read()).hexdigest())'
 # The commit, where what is served is the model that it names.
-REVISION = git diff --quiet HEAD -- dvc.lock && test -z "$$PETALS_MODEL" && \
+REVISION = test -f models/model.onnx && git diff --quiet HEAD -- dvc.lock && test -z "$$PETALS_MODEL" && \
 	grep -q "$$($(MD5) models/model.onnx)" dvc.lock && git rev-parse HEAD
 
 .DEFAULT_GOAL := help
@@ -56,7 +56,7 @@ bucket-stop: $(STAMP)  ## end it, and point at the real remote again
 	@python -m petals.bucket stop
 
 serve: $(STAMP)  ## serve the model of the last run on this machine: make serve PORT=8000
-	@PETALS_REVISION=$${PETALS_REVISION-$$($(REVISION) 2>/dev/null)} python -m serving $(if $(PORT),--port $(PORT))
+	@PETALS_REVISION=$${PETALS_REVISION-$$({ $(REVISION); } 2>/dev/null)} python -m serving $(if $(PORT),--port $(PORT))
 
 rollback:  ## give production's traffic back to the revision that had it before
 	@.github/scripts/traffic.sh to previous

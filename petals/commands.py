@@ -1,6 +1,8 @@
 """Commands whose faults are one line and exit code 1."""
 
 import errno
+import io
+import sys
 
 import click
 
@@ -11,6 +13,8 @@ class Command(click.Command):
     """A command that says in one line what was wrong with its input, or what the system refused: a full disk, say."""
 
     def invoke(self, context: click.Context) -> object:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # what a console cannot show of a name
         try:
             return super().invoke(context)
         except PetalsError as error:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import click
 import kagglehub
@@ -62,6 +63,8 @@ def download(
     from there. Raises PetalsError if Kaggle does not give them, or if they are not as many images a split as `counts`
     says.
     """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise PetalsError(f"{shown(out)}: not a folder; name another")
     out = Path(out).resolve()  # where it is a link, files wait on the same disk as what it leads to
     beside = out if os.path.ismount(out) else out.parent
     waiting = beside / f".{out.name}.partial"
@@ -146,6 +149,8 @@ def _asking() -> Iterator[None]:
         kind = type(error).__name__
         raise PetalsError(f"the connection to Kaggle broke ({kind}); try again: it goes on from there") from None
     except ValueError as error:  # a kaggle.json that is none
+        if "header" in str(error):  # which would show the token
+            raise PetalsError(f"the token holds a blank or a line break; {_TOKEN}") from None
         raise PetalsError(f"{' '.join(str(error).split())}; {_TOKEN}") from None
 
 
@@ -261,7 +266,8 @@ def download_command(size: int | None, out: Path) -> None:
     sizes = download(out, size, click.echo)
     click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in SPLIT_SIZES.items())} images", nl=False)
     click.echo(f" at {', '.join(map(str, sizes))} px. Next:")
-    click.echo(f"  dvc add {out}\n  dvc push {out}.dvc\n  dvc exp run -S data={out}")
+    name, setting = quote(str(out)), quote(f"data={out}")
+    click.echo(f"  dvc add {name}\n  dvc push {quote(f'{out}.dvc')}\n  dvc exp run -S {setting}")
 
 
 @main.command("submit", cls=_Command)

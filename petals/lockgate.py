@@ -40,7 +40,9 @@ def problems(root: str | Path = ".") -> list[str]:
             locks = YAML(typ="safe", pure=True).load(root / LOCK_FILE).get("stages") or {}
             found = [f"{name}: {reason}" for name in stages for reason in _stage(stages[name], locks.get(name), outs)]
     except DvcException as error:
-        raise PetalsError(f"DVC cannot read the pipeline: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        hint = f"; python -m petals.recovery mends a {LOCK_FILE} that was cut short" if LOCK_FILE in said else ""
+        raise PetalsError(f"DVC cannot read the pipeline: {said}{hint}") from error
     return found + [
         f"{name}: in {LOCK_FILE}, but not in {PROJECT_FILE}; delete its entry" for name in locks if name not in stages
     ]

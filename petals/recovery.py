@@ -21,7 +21,6 @@ from petals.errors import PetalsError
 from petals.params import PipelineParams, load_params
 
 RWLOCK = Path(".dvc/tmp/rwlock")
-GIT_LOCK = Path(".git/index.lock")
 CONFLICT = "<<<<<<<"
 
 
@@ -33,10 +32,10 @@ def recover(root: str | Path = ".") -> list[str]:
     Raises PetalsError where a git that was killed has left its own lock, which no one else may break.
     """
     root = Path(root)
-    if (root / GIT_LOCK).exists():
-        raise PetalsError(
-            f"{GIT_LOCK} is there: unless a git runs here now, it is left of one that was killed; remove it"
-        )
+    command = ["git", "rev-parse", "--git-path", "index.lock"]  # in a worktree it is elsewhere than in .git
+    held = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    if held and (root / held).exists():
+        raise PetalsError(f"{held} is there: unless a git runs here now, it is left of one that was killed; remove it")
     lock, said = root / LOCK_FILE, []
     if lock.is_file() and not whole(lock):
         command = ["git", "show", f"HEAD:./{LOCK_FILE}"]

@@ -20,10 +20,19 @@ LOOK = (
 
 
 def summary(root: str | Path = ".") -> str:
-    """A table of the scores in `root`/metrics; raises PetalsError where a run has left none."""
+    """A table of the scores in `root`/metrics; raises PetalsError where a run has left none, or they are damaged."""
+    try:
+        return _summary(Path(root))
+    except (LookupError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise PetalsError(
+            f"metrics or plots/predictions.csv: not as the pipeline writes them ({type(error).__name__}: {error}); "
+            "run dvc repro, or restore them from git"
+        ) from None
+
+
+def _summary(root: Path) -> str:
     card, scores, robustness, export = (
-        read_metrics(Path(root) / "metrics" / f"{name}.json")
-        for name in ("prepare", "evaluate", "robustness", "export")
+        read_metrics(root / "metrics" / f"{name}.json") for name in ("prepare", "evaluate", "robustness", "export")
     )
     images = card["images"]
     dropped = f" ({card['dropped_from_train']} left out of training)" if card.get("dropped_from_train") else ""
@@ -34,7 +43,7 @@ def summary(root: str | Path = ".") -> str:
         *(
             [("scores", "none, as it is trained on val too (final: true)")]
             if final
-            else score_rows(scores, robustness, interval(Path(root) / "plots" / "predictions.csv"))
+            else score_rows(scores, robustness, interval(root / "plots" / "predictions.csv"))
         ),
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
         ("int8 agrees", int8_row(export["int8"])),

@@ -187,6 +187,19 @@ def test_a_token_is_as_good_as_a_user_name_with_key(server, monkeypatch):
     assert kaggle.download("data/petals", 192, counts=COUNTS) == [192]
 
 
+def test_a_token_that_is_two_lines_is_not_shown(server, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "right\nright")
+    code, (line,) = run("download")
+    assert code == 1 and "right" not in line and "the token holds a blank or a line break" in line
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_download(server, tmp_path):
+    Path("mine").touch()
+    code, (line,) = run("download", "--out", "mine")
+    assert (code, line, server.given) == (1, "Error: mine: not a folder; name another", [])
+
+
 @pytest.mark.parametrize("command", ["download", "submit"])
 @pytest.mark.parametrize(
     ("refusal", "message"),

@@ -79,6 +79,10 @@ def test_serve_names_the_commit_where_its_model_is_served_and_nowhere_else(folde
     model.write_bytes(b"model")
     (folder / "dvc.lock").write_text("changed since\n")
     assert served() == "of <>\n"
+    git("checkout", "-q", "dvc.lock")
+    model.unlink()
+    done = make(folder, "--no-print-directory", "serve")
+    assert (done.stdout, done.stderr) == ("of <>\n", ""), "to find no model is the service's to say"
 
 
 def test_what_is_installed_is_not_installed_again(folder):

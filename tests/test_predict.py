@@ -52,6 +52,14 @@ def test_files_and_folders_the_likeliest_first(folder):
     assert lines[1].split() == ["100.0%", "blue"] and lines[5].split()[1] == "green"
 
 
+def test_a_console_that_cannot_show_a_class_does_not_end_it(folder):
+    model = tiny_model(Path("models/blossom.onnx"), classes=["花", "green", "blue"])
+    command = [sys.executable, "-m", "petals.predict", "--model", model, "a/red.png"]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "100.0%  \\u82b1" in done.stdout
+
+
 def test_photographs_are_read_as_prepare_reads_them(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.jpg")

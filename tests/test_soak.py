@@ -9,6 +9,7 @@ from project import SMALL, run, tiny_records
 
 from benchmarks import soak, workspace
 from benchmarks.soak import MOMENTS, STAGES, Kill, draw, run_reference, trial
+from petals.errors import PetalsError
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
 KILLS = (
@@ -115,6 +116,11 @@ def test_the_lock_of_a_killed_git_is_named(folder):
     (folder / ".git/index.lock").touch()
     result = CliRunner().invoke(main)
     assert result.exit_code == 1 and ".git/index.lock is there" in result.output
+    (folder / ".git/index.lock").unlink()
+    run("git commit -q --allow-empty -m state && git worktree add -q ../other", folder)
+    (folder / ".git/worktrees/other/index.lock").touch()
+    with pytest.raises(PetalsError, match=r"worktrees/other/index\.lock is there"):
+        recover(folder.parent / "other")
 
 
 def test_a_mistake_in_params_is_said_before_dvc_removes_an_output(folder):

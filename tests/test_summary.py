@@ -73,6 +73,23 @@ def test_a_file_that_git_has_left_in_conflict_is_one_line(finished: Path):
     assert result.output.startswith("Error: metrics/prepare.json: not JSON") and result.output.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((f"metrics/{name}.json", text) for name in METRICS for text in ("{}", "[]", "3", "null")),
+        ("plots/predictions.csv", "id\na\n"),
+        ("plots/predictions.csv", "<<<<<<< ours\nid,actual,predicted\n"),
+        ("plots/predictions.csv", "id,actual,predicted\na,\xff\n"),
+    ],
+)
+def test_a_file_that_is_damaged_is_one_line(finished: Path, name: str, text: str):
+    (finished / "plots").mkdir(exist_ok=True)
+    (finished / name).write_bytes(text.encode("latin-1"))
+    result = CliRunner().invoke(main)
+    assert result.exit_code == 1 and result.output.startswith("Error: metrics or plots/predictions.csv: not as the ")
+    assert result.output.count("\n") == 1
+
+
 def test_a_final_model_has_no_scores(finished: Path):
     (finished / "metrics" / "evaluate.json").write_text('{"final": true}')
     int8 = {"kept": False, "top1_agreement": 0.98893, "bytes": 0}
