@@ -46,7 +46,7 @@ _REFUSALS = {
     401: f"Kaggle does not know these credentials; {_TOKEN}",
     403: f"Kaggle refuses: accept the competition's rules with this account at {PAGE}/rules, then try again",
     404: f"Kaggle does not find it; is {PAGE} still there?",
-    429: "Kaggle asks for patience; run the same command again later: it goes on where it stopped",
+    429: "Kaggle limits requests for now; run the same command again later: it goes on where it stopped",
 }
 
 
@@ -138,7 +138,7 @@ def _asking() -> Iterator[None]:
     """Say in one line why Kaggle could not be asked or did not answer."""
     try:
         if not get_kaggle_credentials():
-            raise PetalsError(f"Kaggle wants to know you: {_TOKEN}")
+            raise PetalsError(f"Kaggle needs credentials: {_TOKEN}")
         yield
     except (CredentialError, UnauthenticatedError):
         raise PetalsError(_REFUSALS[401]) from None

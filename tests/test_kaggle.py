@@ -206,7 +206,7 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_download(server, t
     [
         (
             "no key",
-            "Kaggle wants to know you: make a token at https://www.kaggle.com/settings and set KAGGLE_API_TOKEN",
+            "Kaggle needs credentials: make a token at https://www.kaggle.com/settings and set KAGGLE_API_TOKEN",
         ),
         ("wrong key", "Kaggle does not know these credentials; make a token at https://www.kaggle.com/settings"),
         ("broken file", "Invalid Kaggle credentials file at "),
@@ -214,7 +214,7 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_download(server, t
             403,
             "Kaggle refuses: accept the competition's rules with this account at https://www.kaggle.com/competitions/",
         ),
-        (429, "Kaggle asks for patience; run the same command again later: it goes on where it stopped"),
+        (429, "Kaggle limits requests for now; run the same command again later: it goes on where it stopped"),
         (500, "Kaggle answers HTTP 500; try again later"),
         ("gone", "the connection to Kaggle broke (ConnectionError); try again: it goes on from there"),
     ],

@@ -33,7 +33,3 @@ def test_every_target_of_make_and_every_file_exists():
 def test_the_stages_are_those_of_the_pipeline():
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert list(stages) == re.findall(r"^\| (prepare|augment|train|evaluate|export) \|", README, re.MULTILINE)
-
-
-def test_nothing_is_left_to_fill_in():
-    assert not re.findall(r"@[A-Z]+@", README)
