@@ -13,8 +13,7 @@ class Command(click.Command):
     """A command that says in one line what was wrong with its input, or what the system refused: a full disk, say."""
 
     def invoke(self, context: click.Context) -> object:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # what a console cannot show of a name
+        show_all_names()
         try:
             return super().invoke(context)
         except PetalsError as error:
@@ -25,6 +24,12 @@ class Command(click.Command):
             raise click.ClickException(refusal(error)) from None
         except MemoryError:
             raise click.ClickException("out of memory; close other programs, or try on a larger machine") from None
+
+
+def show_all_names() -> None:
+    """Let a console that cannot show a character show its number."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def refusal(error: OSError, again: str = "try again") -> str:

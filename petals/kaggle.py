@@ -150,7 +150,7 @@ def _asking() -> Iterator[None]:
         raise PetalsError(f"the connection to Kaggle broke ({kind}); try again: it goes on from there") from None
     except ValueError as error:  # a kaggle.json that is none
         if "header" in str(error):  # which would show the token
-            raise PetalsError(f"the token holds a blank or a line break; {_TOKEN}") from None
+            raise PetalsError(f"the token holds a line break; {_TOKEN}") from None
         raise PetalsError(f"{' '.join(str(error).split())}; {_TOKEN}") from None
 
 

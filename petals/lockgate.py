@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 
 from petals.commands import Command
 from petals.errors import PetalsError
+from petals.recovery import CONFLICT
 
 
 def problems(root: str | Path = ".") -> list[str]:
@@ -41,7 +42,8 @@ def problems(root: str | Path = ".") -> list[str]:
             found = [f"{name}: {reason}" for name in stages for reason in _stage(stages[name], locks.get(name), outs)]
     except DvcException as error:
         said = " ".join(str(error).split())
-        hint = f"; python -m petals.recovery mends a {LOCK_FILE} that was cut short" if LOCK_FILE in said else ""
+        cut = LOCK_FILE in said and CONFLICT not in (root / LOCK_FILE).read_text(encoding="utf-8", errors="replace")
+        hint = f"; if {LOCK_FILE} was cut short, python -m petals.recovery restores it" if cut else ""
         raise PetalsError(f"DVC cannot read the pipeline: {said}{hint}") from error
     return found + [
         f"{name}: in {LOCK_FILE}, but not in {PROJECT_FILE}; delete its entry" for name in locks if name not in stages

@@ -54,7 +54,7 @@ def weights_to_start_from(value: object) -> object:
 
 def fitted_or_given(value: object) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value != "fit" and not (number and 0.25 <= value <= 100):  # what `fit` gives at least
+    if value != "fit" and not (number and 0.25 <= value <= 100):  # the coldest that `fit` gives
         raise ValueError("should be fit, or a number from 0.25 to 100")
     return value
 

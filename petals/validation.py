@@ -14,8 +14,7 @@ from petals.scores import macro_f1, negative_log_likelihood
 
 FINAL = (
     "final: train holds val too, so nothing is scored, and the temperature stays 1, at which the model is "
-    "underconfident: "
-    "give that of the same settings with final: false, such as -S temperature=0.35"
+    "underconfident; give that of the same settings with final: false, such as -S temperature=0.35"
 )
 
 

@@ -12,7 +12,7 @@ import click
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from petals.commands import refusal
+from petals.commands import refusal, show_all_names
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import StageParams
@@ -37,6 +37,7 @@ class StageCommand(click.Command):
         self.knobs, self.several = frozenset(reads.model_fields), several
 
     def invoke(self, context: click.Context) -> object:
+        show_all_names()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, stop)

@@ -91,7 +91,7 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
         small = onnx_export.assemble(quantiser.quantise(left_in_float), info)
         in_int8 = ask(small)
         layers = f"{len(quantiser.layers) - len(left_in_float)} of {len(quantiser.layers)} layers"
-        click.echo(f"int8, {layers}: {what} changes by {-drop(in_int8):+.4f}")
+        click.echo(f"int8, {layers}: {what} changes by {0 - drop(in_int8):+.4f}")
         if kept := drop(in_int8) <= params.max_f1_drop + 1e-9:
             break
 

@@ -168,8 +168,10 @@ class Trainer:
             advice = ["lower accumulate"] if params.accumulate > 1 else []
             advice.append("add images" if len(self.data.split) < 2 * pieces else "raise batch_size")
             advice += ["set freeze_stats: true"] if params.pretrained and not params.freeze_stats else []
-            need = f"batch norms that learn need two images in each of the {pieces} parts of a step"
-            raise PetalsError(f"{need}; {', or '.join(advice)}")
+            parts = f", two for each of its {pieces} parts" if pieces > 1 else ""
+            raise PetalsError(
+                f"batch norms that learn need {2 * pieces} images in a step{parts}; {', or '.join(advice)}"
+            )
 
     def accumulation(self, count: int) -> int:
         """In how many micro-batches this process takes its share of `count` images.

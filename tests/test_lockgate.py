@@ -194,7 +194,11 @@ def test_missing_files_of_git_are_named(pipeline):
         ("dvc.yaml", "stages: [", "DVC cannot read the pipeline"),
         ("dvc.yaml", "stages:\n  a:\n    cmd: ${nobody}\n", "DVC cannot read the pipeline"),
         ("dvc.lock", "<<<<<<< ours\nstages: {}\n", "DVC cannot read the pipeline"),
-        ("dvc.lock", "schema: '2.0'\nstages: 3\n", "; python -m petals.recovery mends a dvc.lock that was cut short"),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages: 3\n",
+            "cut short, python -m petals.recovery restores it",
+        ),
         ("params.yaml", "lr: [", "DVC cannot read the pipeline"),
     ],
 )

@@ -186,11 +186,18 @@ def test_scores_of_other_data_or_of_code_that_is_gone_are_doubted(repository, tm
     files["dvc.lock"] = (pipeline / "dvc.lock").read_text()
     repository.commit(files, "before")
     assert "`dvc.lock`" not in report("before")
-    changed = files | {"data/sample/c.txt": "3", "params.yaml": "epochs: 4\n"}
+    changed = files | {"data/sample/c.txt": "3"}
     del changed["code.py"]
     repository.commit(changed)
-    said = "- In head, `code.py`, `data/sample`, `lr` changed after the run that `dvc.lock` names"
-    assert said in report("before")
+    assert "- In head, `code.py`, `data/sample` changed after the run that `dvc.lock` names" in report("before")
+    for other in ({".gitattributes": "* text\n"}, {"data/sample/d.dvc": ""}, {".dvcignore": "# a\n*.bak\n"}):
+        repository.commit(files | {"data/sample/c.txt": "3"} | other)
+        assert "`dvc.lock`" not in report("before"), "what DVC finds there is not what git holds"
+    repository.commit(files)
+    (repository.root / "data/sample/link").symlink_to("c.txt")
+    repository.git("add", "-A")
+    repository.git("commit", "-qm", "a link")
+    assert "`dvc.lock`" not in report("before")
     added = {name: text for name, text in files.items() if not name.startswith("data/sample/")}
     repository.commit(added | {"data/sample.dvc": "outs: [{path: sample, md5: 0.dir}]\n"})
     assert "- In head, `data/sample` changed after" in report("before")

@@ -145,15 +145,15 @@ def test_batch_norms_that_learn_get_two_images_at_least(folder):
     knobs(freeze_stats=False, batch_size=6, accumulate=4)
     done(prepare, "data/tiny", *PREPARE)
     done(augment, *AUGMENT)
-    needed = "Error: batch norms that learn need two images in each of the {} parts of a step; {}"
+    needed = "Error: batch norms that learn need {} images in a step, two for each of its {} parts; {}"
     advice = "lower accumulate, or raise batch_size, or set freeze_stats: true"
-    assert refused(train, *TRAIN) == needed.format(4, advice)
+    assert refused(train, *TRAIN) == needed.format(8, 4, advice)
     knobs(freeze_stats=False, batch_size=6, accumulate=3)
     done(train, *TRAIN)
     knobs(freeze_stats=False, batch_size=64, accumulate=15)  # of the 24 images that there are
-    assert refused(train, *TRAIN) == needed.format(15, advice.replace("raise batch_size", "add images"))
+    assert refused(train, *TRAIN) == needed.format(30, 15, advice.replace("raise batch_size", "add images"))
     knobs(pretrained=False, freeze_stats=True, batch_size=3, accumulate=2)  # there are none to freeze
-    assert refused(train, *TRAIN) == needed.format(2, "lower accumulate, or raise batch_size")
+    assert refused(train, *TRAIN) == needed.format(4, 2, "lower accumulate, or raise batch_size")
 
 
 def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):

@@ -83,7 +83,9 @@ def project(tmp_path_factory):
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "stage.py").write_text(STAGE.replace("GATES", repr(str(gates))))
     (folder / "tune.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
-    run("git add -A && git commit -qm stand-in", folder)
+    (folder / "data" / "tiny").mkdir()
+    (folder / "data" / "tiny" / "rose.jpg").touch()
+    run("git add -A && git add -f data/tiny && git commit -qm stand-in", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, value in environment().items():

@@ -214,7 +214,7 @@ def test_code_that_is_edited_while_a_search_runs_ends_it(make, monkeypatch):
     tuner = make()
     tuner.run(1, lambda done: None)
     monkeypatch.setattr(searching, "fingerprint", lambda search, values: "edited")
-    with pytest.raises(PetalsError, match="the code was edited while the search ran"):
+    with pytest.raises(PetalsError, match="the code or the data changed while the search ran"):
         tuner.propose()
     with pytest.raises(PetalsError, match="choose another --name"):
         make().run(2, lambda done: None)

@@ -7,7 +7,7 @@ from petals.report.markdown import few
 from petals.report.revisions import Revision, Unreadable
 from petals.report.sides import Side, parsed, yaml_mapping
 
-MOST_FILES = 500  # that are looked at, of the pipeline and of each folder; the pipeline has about a hundred
+MOST_FILES, MOST_IN_A_FOLDER = 500, 100  # that are looked at; the pipeline has about a hundred
 MISSING = "missing"
 
 
@@ -15,15 +15,13 @@ def behind(side: Side) -> list[str]:
     """Files, folders and knobs that are not as dvc.lock has them, as far as git knows what they are."""
     stages = (side.stages or {}).values()
     recorded = dict.fromkeys(pair for stage in stages for pair in (stage.deps | stage.outs).items())
-    made = {path for stage in stages for path in stage.outs}
     found = []
     for path, md5 in list(recorded)[:MOST_FILES]:
-        here = _hash(side.revision, path, folder=md5.endswith(".dir"))
-        if here not in (None, md5) and not (here == MISSING and path in made):  # DVC has it
+        if _hash(side.revision, path, folder=md5.endswith(".dir")) not in (None, md5):
             found.append(path)
     params = side.params or {}
-    knobs = [name for stage in stages for name, value in stage.params.items() if params.get(name, MISSING) != value]
-    return list(dict.fromkeys(found + (knobs if params else [])))
+    knobs = [name for stage in stages for name, value in stage.params.items() if params.get(name, value) != value]
+    return list(dict.fromkeys(found + knobs))
 
 
 def _hash(revision: Revision, path: str, folder: bool) -> str | None:
@@ -37,13 +35,18 @@ def _hash(revision: Revision, path: str, folder: bool) -> str | None:
     try:
         return _md5(revision.content(path))
     except Unreadable as error:
-        return MISSING if error.reason == "is missing" else None
+        return MISSING if error.reason == "is missing" and path.endswith(".py") else None  # code is never in DVC
 
 
 def _hash_of_folder(revision: Revision, path: str) -> str | None:
-    """As DVC does it: of the list of all files with their hashes."""
+    """As DVC does it: of the list of all files with their hashes.
+
+    None where what DVC finds there is not what git holds: files of DVC's own, links, what either leaves out or changes.
+    """
     files = revision.files(path)
-    if not 0 < len(files) <= MOST_FILES:
+    if not 0 < len(files) <= MOST_IN_A_FOLDER or any(file.endswith(".dvc") for file in files):
+        return None
+    if revision.links(path) or revision.has(".gitattributes") or _ignores(revision):
         return None
     try:
         hashes = {file.removeprefix(f"{path}/"): _md5(revision.content(file)) for file in files}
@@ -51,6 +54,14 @@ def _hash_of_folder(revision: Revision, path: str) -> str | None:
         return None
     listed = [{"md5": hashes[name], "relpath": name} for name in sorted(hashes)]
     return f"{_md5(json.dumps(listed).encode())}.dir"
+
+
+def _ignores(revision: Revision) -> bool:
+    try:
+        lines = revision.text(".dvcignore").splitlines()
+    except Unreadable:
+        return False
+    return any(line.strip() and not line.startswith("#") for line in lines)
 
 
 def _md5(content: bytes) -> str:

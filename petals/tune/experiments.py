@@ -68,7 +68,11 @@ class Experiments:
 
     def check_data(self, path: str) -> None:
         """Raise PetalsError where `path` is neither in git nor in DVC: a trial finds nothing else in its folder."""
-        around = [f"{each}.dvc" for each in (PurePosixPath(path), *PurePosixPath(path).parents)]
+        data = PurePosixPath(path)
+        made = any(data.is_relative_to(out.def_path) for out in self.repo.index.outs)
+        if made or data.is_absolute() or ".." in data.parts:
+            return
+        around = [f"{each}.dvc" for each in (data, *data.parents)]
         if not git("ls-files", "--", path, *around):
             raise PetalsError(
                 f"data: {path} is neither in git nor in DVC, so no trial has it; dvc add {path}, and commit"

@@ -174,7 +174,7 @@ class Tuner:
     def unchanged(self) -> None:
         """Raise PetalsError where the code has been edited: the next trial would be one of something else."""
         if fingerprint(self.search, self.values) != self.study.user_attrs["fingerprint"]:
-            raise PetalsError("dvc.yaml or the code was edited while the search ran: put it back and go on")
+            raise PetalsError("dvc.yaml, the code or the data changed while the search ran: put it back and go on")
 
     def make(self, trial: Trial, settings: Settings) -> Running:
         return Running(
@@ -185,6 +185,7 @@ class Tuner:
         run.missed = 0
         seed = self.search.seeds[len(run.scores)]
         self.experiments.queue(run.name, self.values | run.settings | {"seed": seed})
+        run.trial.set_user_attr("stopped", None)
         self.experiments.start(self.jobs)
         self.started = time.monotonic()
 
@@ -306,7 +307,7 @@ class Tuner:
         while self.running:
             for run in list(self.running):
                 if run.name in seen.waiting:
-                    self.experiments.give_up(run.name, waiting=True)
+                    self.experiments.give_up(seen.waiting[run.name], waiting=True)
                 elif run.name in seen.done:
                     self.ended(run, seen.done[run.name])
                 elif run.name not in seen.active or not self.experiments.running(seen.active[run.name]):

@@ -153,7 +153,7 @@ def load_search(
         raise PetalsError(f"{path}: curve: should be one of {CURVES}, but is {search.curve!r}{hint}")
     key = search.objective.partition(":")[2].rpartition(".")[2]
     if BETTER.get(key, search.direction) != search.direction:
-        raise PetalsError(f"{path}: objective: {key} is to {BETTER[key]}; write direction: {BETTER[key]}")
+        raise PetalsError(f"{path}: objective: {key} should be {BETTER[key]}d; write direction: {BETTER[key]}")
     if BETTER.get(search.curve, search.direction) != search.direction:
         raise PetalsError(
             f"{path}: curve: {search.curve} is to {BETTER[search.curve]}, but the objective to {search.direction},"
