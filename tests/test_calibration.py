@@ -136,3 +136,16 @@ def test_the_temperature_is_that_of_the_adjusted_answers():
     net.temperature.fill_(1)
     assert found == pytest.approx(fit_temperature(labels, predict(net, val)), rel=1e-3)
     assert found > 1.1 * before
+
+
+def test_a_final_model_is_adjusted_at_the_temperature_of_train():
+    net = SimpleNamespace(head=nn.Linear(2, 2), temperature=torch.tensor(1.0))
+    train = SimpleNamespace(labels=np.array([0, 0, 0, 1]), classes="ab", final=True)
+    asked = []
+
+    def predict(net: object, split: object) -> np.ndarray:
+        asked.append(split)
+        return np.tile(np.float32([[0.6, 0.4]]), (4, 1))
+
+    calibrate(net, train, SimpleNamespace(labels=np.array([1])), SimpleNamespace(predict=predict), 1.0, "fit")
+    assert asked == [train]

@@ -208,3 +208,19 @@ def test_photographs_of_flowers_raise_nothing_and_spoilt_ones_do(shared_data):
     random = np.random.default_rng(0)
     tiles = [random.integers(0, 256, (number, number, 3), dtype=np.uint8) for number in range(2, 60)]
     assert "psi_classes" in alarms(reference, *answers([Image.fromarray(each).resize((64, 64)) for each in tiles]))
+
+
+@pytest.mark.parametrize(("old", "new"), [('"mean": [', '"mean": [NaN, '), ('"confidence": [', '"confidence": [1, ')])
+def test_a_reference_that_is_not_finite_or_has_a_bin_too_many_is_refused(reference, old, new):
+    text = reference.to_json().replace(old, new)
+    if "NaN" in new:
+        text = text.replace('"std": [', '"std": [1.0, ')
+    with pytest.raises(PetalsError, match="parts disagree"):
+        Reference.from_json(text)
+
+
+def test_a_confidence_on_an_edge_falls_into_the_bin_that_it_fell_into_on_validation():
+    probabilities = np.tile(np.array([[1.0, 0.0], [0.75, 0.25]]), (50, 1))
+    found = Reference.of(probabilities, np.random.default_rng(0).normal(size=(100, 3)))
+    told = found.compare(probabilities, np.zeros(100))
+    assert told["psi_confidence"] < told["psi_confidence_limit"]

@@ -79,3 +79,11 @@ def test_as_many_as_asked_for_where_no_two_are_alike(fraction: float):
     labels = np.repeat(np.arange(5), 30)
     rows = set_aside(labels, [f"{n}" for n in range(150)], np.arange(150), fraction)
     assert np.bincount(labels[rows]).tolist() == [30 * fraction] * 5
+
+
+def test_twins_by_name_are_told_apart_by_their_folder():
+    ids = [f"{kind}/{number}" for kind in "ab" for number in range(10)]
+    labels, alone = np.zeros(20, int), np.arange(20)
+    there = [ids[row] for row in set_aside(labels, ids, alone, 0.25)]
+    back = [ids[::-1][row] for row in set_aside(labels, ids[::-1], alone, 0.25)]
+    assert sorted(there) == sorted(back)

@@ -168,6 +168,18 @@ def test_one_size_is_brought_beside_another(server):
     assert contents(Path("data/petals")) == server.files
 
 
+def test_a_list_without_the_sample_submission_is_no_hindrance(server):
+    del server.files["sample_submission.csv"]
+    assert kaggle.download("data/petals", 192, counts=COUNTS) == [192]
+
+
+@pytest.mark.parametrize("split", COUNTS)
+def test_the_images_of_each_split_are_counted(server, split):
+    with pytest.raises(PetalsError, match=f"Kaggle lists {COUNTS[split]} {split} images of 192 px, not the 99 of"):
+        kaggle.download("data/petals", 192, counts=COUNTS | {split: 99})
+    assert server.given == []
+
+
 def test_the_command_says_what_follows(server, monkeypatch):
     monkeypatch.setattr(kaggle, "download", lambda out, size, say: [size])
     assert run("download", "--size", "224") == (

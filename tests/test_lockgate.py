@@ -222,3 +222,31 @@ def test_the_command(pipeline, monkeypatch, tmp_path):
     result = CliRunner().invoke(main)
     assert result.exit_code == 1
     assert "There is no dvc.yaml here" in result.output
+
+
+def test_a_dep_inside_an_out_that_is_not_pulled_is_no_problem(pipeline):
+    edit(pipeline, "dvc.yaml", "deps: [prepared, ", "deps: [prepared/all, ")
+    dvc(pipeline, "repro", "-q")
+    drop_data(pipeline)
+    assert problems(pipeline) == []
+
+
+def test_a_folder_of_which_a_part_is_not_pulled_has_not_changed(pipeline):
+    (pipeline / "both").mkdir()
+    (pipeline / "both/notes.txt").write_text("in git")
+    with open(pipeline / "dvc.yaml", "a") as file:
+        file.write("  join:\n    cmd: echo x > both/made\n    deps: [prepared]\n    outs: [both/made]\n")
+        file.write("  read:\n    cmd: echo\n    deps: [both]\n")
+    dvc(pipeline, "repro", "-q")
+    assert problems(pipeline) == []
+    (pipeline / "both/made").unlink()
+    assert problems(pipeline) == []
+
+
+def test_a_stage_that_reads_a_whole_file_of_settings_is_in_step(pipeline):
+    (pipeline / "more.yaml").write_text("a: 1\n")
+    edit(pipeline, "dvc.yaml", "params: [lr, pretrained]", "params: [lr, pretrained, {more.yaml: }]")
+    dvc(pipeline, "repro", "-q")
+    assert problems(pipeline) == []
+    (pipeline / "more.yaml").write_text("a: 2\n")
+    assert problems(pipeline) == ["score: a in more.yaml is 2, in dvc.lock 1"]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import petals.packed
+import petals.packing
 from petals.duplicates import thumbnails
 from petals.errors import PetalsError
 from petals.images import decode, square
@@ -148,3 +149,10 @@ def test_progress_sees_each_source(tmp_path: Path):
 
     pack_train(dataset(tmp_path / "raw"), tmp_path, SIZE, map, watch)
     assert seen == [("train", n, "part", 3) for n in (5, 7, 1)] + [("val", 2, "part", 1)]
+
+
+def test_parts_of_other_code_are_not_taken(tmp_path, monkeypatch):
+    raw = dataset(tmp_path / "raw")
+    pack_part(raw, Part(1, 1), tmp_path / "out", SIZE, map)
+    monkeypatch.setattr(petals.packing, "CODE", "edited")
+    assert pack_train(raw, tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out")).ready == 0

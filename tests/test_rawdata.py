@@ -302,6 +302,12 @@ def test_photographs_that_are_passed_over_are_told_by_kind(flowers: Path):
     ]
 
 
+@pytest.mark.parametrize("place", ["val/rose", "test"])
+def test_what_is_skipped_in_val_and_test_is_told_too(flowers: Path, place: str):
+    (with_splits(flowers) / place / "notes.txt").touch()
+    assert "notes.txt" in " ".join(opened(flowers).notes)
+
+
 def test_photographs_beside_the_splits_are_told(flowers: Path):
     images(with_splits(flowers) / "more" / "rose", "a.jpg", "b.jpg")
     images(flowers / "test" / "rose", "c.jpg")

@@ -486,3 +486,31 @@ def test_a_clone_without_a_remote_is_one_line(first, monkeypatch):
     (first.root / ".dvc" / "config.local").unlink()
     with pytest.raises(PetalsError, match=r"the remote cannot be used: .*no remote specified"):
         remote.check_access(first.root)
+
+
+def test_a_push_of_what_the_remote_has_needs_no_right_to_write(first, second, storage, monkeypatch):
+    remote.push(first.root)
+    monkeypatch.setattr(remote, "check_push", lambda root: pytest.fail("the right to write was asked for"))
+    remote.push(second.root)
+
+
+def test_the_bucket_is_asked_with_the_credentials_of_dvc(first, monkeypatch):
+    seen = []
+
+    class Seen(Answer):
+        def do_GET(self):
+            seen.append(self.headers.get("Authorization"))
+            super().do_GET()
+
+        do_POST = do_DELETE = do_GET
+
+    def sign(credentials: object, headers: dict[str, str]) -> None:
+        headers["Authorization"] = "Bearer x"
+
+    monkeypatch.setattr("gcsfs.credentials.GoogleCredentials.apply", sign)
+    with http.server.HTTPServer(("127.0.0.1", 0), Seen) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        point(first, f"http://127.0.0.1:{server.server_port}")
+        remote.check_push(first.root)
+        server.shutdown()
+    assert seen == ["Bearer x"] * 3

@@ -618,3 +618,85 @@ def test_many_classes_fit_into_a_comment_by_leaving_out_the_least_important(repo
     assert len(page) <= MOST_CHARACTERS
     assert page.endswith("_Left out, as a comment holds no more: All 800 classes whose F1 moved._\n")
     assert "… and 790 more." in page
+
+
+def with_confidence(files: dict[str, str], **confidence: object) -> dict[str, str]:
+    for name, value in confidence.items():
+        pattern = rf'("{name.replace("_", "-")}",.*),0\.75\d*'
+        files["plots/predictions.csv"] = re.sub(pattern, rf"\g<1>,{value}", files["plots/predictions.csv"])
+    return files
+
+
+def test_images_come_with_what_the_mistaken_side_said_the_surest_mistake_first(repository):
+    actual = ["rose"] * 4
+    base = with_confidence(run_files(actual, ["iris", "daisy", "rose", "rose"]), image_0=0.6, image_1=0.9)
+    head = with_confidence(run_files(actual, ["rose", "rose", "iris", "daisy"]), image_2=0.4, image_3=0.8)
+    repository.commit(base, "before")
+    repository.commit(head)
+    page = report("before")
+    assert "| `image-3` | `rose` | `daisy` | 0.800 |\n| `image-2` | `rose` | `iris` | 0.400 |" in page
+    assert "| `image-1` | `rose` | `daisy` | 0.900 |\n| `image-0` | `rose` | `iris` | 0.600 |" in page
+
+
+def test_a_confidence_that_is_none_is_a_dash(repository):
+    repository.commit(run_files(["rose"] * 2, ["rose"] * 2), "before")
+    repository.commit(with_confidence(run_files(["rose"] * 2, ["iris"] * 2), image_0="nan", image_1=2))
+    page = report("before")
+    assert "| `image-0` | `rose` | `iris` | – |" in page and "| `image-1` | `rose` | `iris` | – |" in page
+
+
+def test_what_moved_most_comes_first(repository):
+    actual = ["rose"] * 4 + ["iris"] * 4 + ["daisy"] * 4
+    base = ["wild rose"] * 4 + ["iris"] * 4 + ["daisy"] * 4
+    head = ["rose"] * 4 + ["iris"] * 3 + ["wild rose"] + ["daisy"] * 2 + ["iris"] * 2
+    repository.commit(run_files(actual, base), "before")
+    repository.commit(run_files(actual, head))
+    page = report("before")
+    assert re.findall(r"^\| `(\w+)` \| 4 \| \d", page, re.MULTILINE) == ["rose", "daisy", "iris"]
+    assert "| `daisy` | `iris` | 2 |\n| `iris` | `wild rose` | 1 |" in page
+
+
+def test_of_a_step_that_was_logged_twice_the_last_counts(repository):
+    files = run_files(["rose"], ["rose"], curves={"train/loss": [3, 2, 2]})
+    repository.commit(files, "before")
+    repository.commit(files | {"plots/train/train/loss.tsv": "step\tloss\n0\t3\n1\t9\n1\t2\n2\t1\n"})
+    assert '    line "head" [3, 2, 1]' in report("before")
+
+
+def test_a_step_that_is_no_number_is_left_out(repository):
+    files = run_files(["rose"], ["rose"])
+    repository.commit(files, "before")
+    repository.commit(files | {"plots/train/train/loss.tsv": "step\tloss\nnan\t5\n0\t3\n1\t2\ninf\t5\n"})
+    page = report("before")
+    assert '"head"' in page and "nan" not in page
+
+
+def test_of_many_curves_those_of_validation_are_kept(repository):
+    curves = {f"train/loss{number}": [2, 1] for number in range(9)} | {"val/nll": [2, 1]}
+    repository.commit({"README.md": ""}, "before")
+    repository.commit(run_files(["rose"], ["rose"], curves=curves))
+    found = charts(report("before"))
+    assert len(found) == 8 and 'title "val/nll"' in found[0]
+
+
+def test_the_scores_of_single_classes_are_not_in_the_table(repository):
+    repository.commit(run_files(["rose", "iris"], ["rose", "iris"]))
+    assert "f1.daisy" not in report("HEAD")
+
+
+def test_of_histories_that_have_nothing_in_common_no_commit_is_missing(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    repository.commit(files)
+    repository.git("checkout", "-q", "--orphan", "work")
+    repository.git("rm", "-rqf", ".")
+    repository.commit(files | {"README.md": "another beginning"})
+    assert "head lacks" not in report("main", "work")
+
+
+def test_where_the_settings_cannot_be_read_no_knob_is_said_to_have_changed(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    repository.commit(files, "before")
+    del files["params.yaml"]
+    repository.commit(files)
+    page = report("before")
+    assert "`params.yaml` is missing" in page and "changed after the run" not in page

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -28,9 +29,11 @@ from petals.drift import Reference
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
+from serving import served
 from serving.pictures import Large, read
 from serving.refusals import Refusal
 from serving.served import Served, Shelf
+from serving.window import STEP, Window
 
 GOOD, LABELS = pictures(5000, 2)
 JPEG = GOOD[0]
@@ -689,3 +692,101 @@ def test_the_image_without_torch_has_the_versions_that_were_tested():
     assert needed <= pins("requirements.txt")
     assert {each.replace("_", "-") for each in needed} <= {each.replace("_", "-") for each in pins("constraints.txt")}
     assert not [each for each in needed if each.startswith("torch")]
+
+
+def watched(shelf: Shelf, looks: int, monkeypatch) -> None:
+    """Let `shelf` look at its file that many times."""
+    monkeypatch.setattr(served, "POLL", 0.001)
+
+    async def main() -> None:
+        done, left, stamp = asyncio.Event(), iter(range(looks, 0, -1)), served.stamp
+
+        def counted(path: Path) -> object:
+            if next(left, 0) <= 1:
+                done.set()
+            return stamp(path)
+
+        monkeypatch.setattr(served, "stamp", counted)
+        watching = asyncio.create_task(shelf.watch())
+        await asyncio.wait_for(done.wait(), PATIENCE)
+        watching.cancel()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def shelf(model, tmp_path) -> tuple[Shelf, list[bool]]:
+    """A shelf whose file may change, and its attempts to take another up."""
+    (tmp_path / "model.onnx").write_bytes(model.read_bytes())
+    attempts: list[bool] = []
+    return Shelf(tmp_path / "model.onnx", 50, attempts.append), attempts
+
+
+def test_a_file_that_cannot_serve_is_looked_at_once(shelf, monkeypatch):
+    shelf, attempts = shelf
+    shelf.path.write_bytes(b"not a model")
+    watched(shelf, 8, monkeypatch)
+    assert attempts == [False]
+
+
+def test_a_sighup_for_the_same_file_changes_nothing(shelf, monkeypatch):
+    shelf, attempts = shelf
+    current = shelf.current
+    shelf.asked.set()
+    watched(shelf, 4, monkeypatch)
+    assert attempts == [] and not shelf.replaced and shelf.current is current
+
+
+def test_a_file_is_not_read_while_it_is_written(shelf, monkeypatch):
+    shelf, _ = shelf
+    stamps, taken = iter(range(6)), []
+
+    async def take_up() -> None:
+        taken.append(next(stamps, "settled"))
+
+    monkeypatch.setattr(served, "stamp", lambda path: next(stamps, 5))
+    shelf.take_up = take_up
+    watched(shelf, 9, monkeypatch)
+    assert taken == ["settled"]
+
+
+def test_the_model_that_serves_is_in_the_metrics_once_it_is_taken_up(model, tmp_path):
+    path, another = tmp_path / "model.onnx", write_model(tmp_path / "another.onnx", 2)
+    path.write_bytes(model.read_bytes())
+    with serving(path, "--version", "v1", "--revision", "abc") as service:
+        another.replace(path)
+        service.logged(lambda line: line["message"] == "model taken up")
+        told = service.get("/model").json()
+        assert told["version"] is None and told["revision"] is None
+        info = [name for name in service.metrics() if name.startswith("petals_model_info")]
+        assert info == [f"petals_model_info{{unknown,{told['sha256'][:12]},unknown}}"]
+
+
+def test_a_field_after_a_file_is_no_file(service):
+    field = b"--x\r\nContent-Type: text/plain\r\n\r\n3\r\n--x--\r\n"
+    form = PART + JPEG + b"\r\n" + field
+    answer = service.session.post(service.url + "/predict", data=form, headers=FORM, timeout=PATIENCE)
+    assert answer.status_code == 400 and "send files alone" in answer.json()["detail"]
+
+
+def test_a_file_whose_name_is_encoded_is_a_file(service):
+    part = b"--x\r\nContent-Disposition: form-data; name=files; filename*=UTF-8''%E2%98%83.jpg\r\n\r\n"
+    form = part + JPEG + b"\r\n--x--\r\n"
+    assert service.session.post(service.url + "/predict", data=form, headers=FORM, timeout=PATIENCE).status_code == 200
+
+
+def test_the_last_images_are_compared_a_multiple_of_fifty():
+    random = np.random.default_rng(0)
+    shares, features = random.random(300, np.float32), random.normal(size=(300, 3)).astype(np.float32)
+    probabilities = np.stack([shares, 1 - shares], 1)
+    reference = Reference.of(probabilities, features)
+    window = Window(reference, 120)
+    for start, end in ((0, 70), (70, 190), (190, 200)):
+        window.add(list(zip(probabilities[start:end], features[start:end], strict=True)))
+        count = min(end, 120) // STEP * STEP
+        assert window.compare() == reference.compare(probabilities[end - count : end], features[end - count : end])
+
+
+def test_a_queue_that_does_not_hold_a_request_is_one_line():
+    done = start("--queue", 3, "--max-files", 4)
+    assert done.returncode == 2 and "--queue" in done.stderr and "a request may have 4 files" in done.stderr

@@ -7,6 +7,7 @@ import json
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from PIL import Image
 from small_model import pictures, write_model
 
 from benchmarks.clients import BOUNDARY, Request
+from serving import middleware
 from serving.app import create_app
 from serving.logs import JsonLines
 from serving.settings import Settings
-from serving.uploads import HELD
+from serving.uploads import HELD, Arriving, Uploads
 
 BODY = Request.post(pictures(5000, 1)[0][0]).data.split(b"\r\n\r\n", 1)[1]
 
@@ -265,3 +267,36 @@ def test_of_a_client_that_goes_away_nothing_waits_for_its_turn(traced, turn):
             await held
 
     asyncio.run(main())
+
+
+def test_a_service_that_is_not_ready_says_so_in_its_log(app, caplog):
+    caplog.set_level("INFO")
+    with app.state.service.batcher.admit(app.state.service.settings.queue):
+        asyncio.run(call(app, "GET", "/readyz"))
+    asyncio.run(call(app, "GET", "/readyz"))
+    assert [each.fields["status"] for each in caplog.records if each.message == "request"] == [503]
+
+
+def test_no_more_of_an_unwanted_body_is_taken_in_than_is_said():
+    taken = []
+
+    async def receive() -> dict[str, object]:
+        taken.append(2**20)
+        return {"type": "http.request", "body": bytes(2**20), "more_body": True}
+
+    asyncio.run(middleware.swallow(receive))
+    assert sum(taken) == middleware.SPARED
+
+
+def test_room_is_made_by_the_oldest_that_is_not_over_already():
+    def arriving(size: int, over: bool) -> Arriving:
+        def reschedule(when: float) -> None:
+            assert not over, "asyncio.Timeout would raise"
+
+        return Arriving(SimpleNamespace(expired=lambda: over, reschedule=reschedule), size)
+
+    uploads = Uploads(10, 1, 1.0)
+    over, stalled, fresh = uploads.arriving = [arriving(40, True), arriving(40, False), arriving(0, False)]
+    uploads.held = 80
+    uploads.make_room(fresh, 5)
+    assert (over.given_up, stalled.given_up, uploads.held) == (False, True, 40)

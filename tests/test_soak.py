@@ -103,6 +103,12 @@ def test_a_lock_that_is_cut_anywhere_is_one_that_dvc_can_read_or_gone(folder):
             assert lock[keep - 1] == "\n", lock[:keep]
 
 
+def test_a_lock_that_ends_before_a_hash_was_cut_short(folder):
+    lock = (folder / "dvc.lock").read_text()
+    (folder / "dvc.lock").write_text(lock[: lock.rindex("hash: md5\n") + len("hash: md5\n")])
+    assert ["cut short" in each for each in recover()] == [True]
+
+
 def test_a_mistake_elsewhere_does_not_cost_the_lock(folder):
     lock = (folder / "dvc.lock").read_text()
     (folder / ".dvc/config.local").write_text("[core]\n    autostagee = true\n[cache")

@@ -212,3 +212,16 @@ def test_whole_images_come_at_their_full_size_and_not_in_views(make, resident: b
         assert labels.tolist() == [n % 3 for n in range(COUNT)]
     images.whole = False
     assert images.read(np.arange(COUNT), 1)[0].shape == (COUNT, SIZE // 2, SIZE // 2, 3)
+
+
+def test_another_seed_draws_others_of_the_common_classes(make):
+    one, two = make(1), make(2)
+    for images in (one, two):
+        images.split.labels, images.balance = np.array([0] * 6 + [1] * 3 + [2]), 1.0
+    assert any(sorted(one.drawn(number).rows) != sorted(two.drawn(number).rows) for number in range(9))
+
+
+def test_a_gpu_shrinks_neither_darker_nor_lighter():
+    images = torch.randint(0, 256, (3, 96, 96, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    floats = _in_floats(images.permute(0, 3, 1, 2), 47).permute(0, 2, 3, 1)
+    assert (floats.float() - resized(images, 47).float()).mean().abs() < 0.1

@@ -116,6 +116,19 @@ def test_settings_whose_worker_is_killed_again_and_again_have_failed(make):
     assert [each.number for each in searching.counted(tuner.study)] == [2, 3]
 
 
+def test_workers_that_are_killed_at_other_settings_are_no_mark_against_these(make):
+    tuner = make()
+    tuner.begin()
+    tuner.propose()
+    tuner.lose(tuner.running[0])
+    tuner.propose()
+    tuner.ended(tuner.running[0], tuner.running[0].name)
+    for _ in range(searching.LOSSES - 1):
+        tuner.propose()
+        tuner.lose(tuner.running[0])
+    assert [each.state for each in searching.counted(tuner.study)] == [TrialState.COMPLETE]
+
+
 def test_a_line_that_a_kill_cut_short_is_forgotten(make, tmp_path):
     make().run(2, lambda done: None)
     journal = tmp_path / "tune.journal"
@@ -291,6 +304,53 @@ def test_an_experiment_that_was_stopped_runs_again_under_its_name(make):
     again.run(1, lambda done: None)
     assert list(again.experiments.values) == ["tune-000"]
     assert [each.number for each in searching.complete(again.study)] == [0]
+
+
+def test_the_best_so_far_is_the_lowest_where_it_is_minimized(make):
+    tuner = make(search=SPACE.model_copy(update={"direction": "minimize", "seeds": [1, 2], "startup": 1}))
+    tuner.run(1, lambda done: None)
+    tuner.propose()
+    tuner.experiments.result = lambda commit, objective, curve: (0.1, {0: 5.0, 1: 5.0, 2: 5.0, 3: 0.1})
+    tuner.ended(tuner.running[0], tuner.running[0].name)
+    assert [run.name for run in tuner.running] == ["tune-001-seed2"]
+
+
+@pytest.mark.parametrize("found", [Seen({"tune-000": "r"}, {}, {}), Seen({}, {"tune-000": "r"}, {})])
+def test_an_experiment_may_slip_by_once_between_two_looks_that_find_it(make, found):
+    tuner = make()
+    tuner.begin()
+    tuner.propose()
+    looks = iter([Seen({}, {}, {}), found, Seen({}, {}, {}), Seen({}, {}, {"tune-000": "tune-000"})])
+    tuner.experiments.look = lambda: next(looks)
+    tuner.experiments.running, tuner.experiments.curve = lambda rev: True, lambda rev, name: {}
+    for _ in range(4):
+        tuner.watch()
+    assert [each.state for each in searching.counted(tuner.study)] == [TrialState.COMPLETE]
+
+
+def test_a_queue_that_stands_still_gets_its_workers_again(make):
+    tuner, started = make(), []
+    tuner.begin()
+    tuner.propose()
+    tuner.experiments.start, tuner.experiments.look = started.append, lambda: Seen({"tune-000": "r"}, {}, {})
+    tuner.watch()
+    assert started == []
+    tuner.started -= searching.REMIND + 1
+    tuner.watch()
+    tuner.watch()
+    assert started == [1]
+
+
+def test_a_hopeless_trial_that_has_gone_was_given_up_and_did_not_fail(make):
+    tuner = make()
+    tuner.run(3, lambda done: None)
+    tuner.propose()
+    tuner.report(tuner.running[0], {0: 0.001, 1: 0.001})
+    tuner.experiments.look = lambda: Seen({}, {}, {})
+    tuner.experiments.error = lambda name: "exited with 143"
+    tuner.watch()
+    tuner.watch()
+    assert searching.counted(tuner.study)[-1].state == TrialState.PRUNED
 
 
 def test_an_experiment_may_slip_by_once_with_each_seed(make):

@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 from petals.errors import PetalsError
 from petals.tune.__main__ import main
 from petals.tune.experiments import last_error, override, read_curve
-from petals.tune.space import FloatRange, fingerprint, load_search
+from petals.tune.space import FloatRange, fingerprint, load_search, metric
 
 SEARCH = {
     "objective": "metrics/evaluate.json:macro_f1",
@@ -242,3 +242,17 @@ def test_a_curve_is_read_up_to_its_last_whole_line():
 )
 def test_the_reason_is_found_in_what_was_printed(text, line):
     assert last_error(text) == line
+
+
+def test_other_weights_to_start_from_are_another_search(folder):
+    search, values = load_search("tune.yaml", [])
+    values = values | {"pretrained": "flowers.safetensors"}
+    first = fingerprint(search, values)
+    (folder / "data/weights").mkdir(parents=True)
+    (folder / "data/weights/flowers.safetensors.dvc").write_text("outs: [{md5: a}]")
+    assert fingerprint(search, values) != first
+
+
+def test_whether_is_no_score():
+    with pytest.raises(PetalsError, match=r"has no number 'int8\.kept'"):
+        metric('{"int8": {"kept": true, "macro_f1": 0.5}}', "metrics/export.json:int8.kept")

@@ -14,7 +14,7 @@ from project import run
 
 from petals import machine
 from petals.errors import PetalsError
-from petals.verify import bounds, main
+from petals.verify import bounds, compare_scores, main
 
 PIPELINE = """stages:
   train:
@@ -267,3 +267,37 @@ def test_the_command_records(checkout):
     assert re.search(r"^  threads +2$", shown.output, re.MULTILINE)
     assert "written to machine.json" in CliRunner().invoke(machine.main, ["--record"]).output
     assert machine.compare() == []
+
+
+def test_what_this_machine_lacks_differs_too(checkout):
+    recorded = json.loads(Path("machine.json").read_text())
+    recorded["fingerprint"]["abacus"] = "1.0"
+    Path("machine.json").write_text(json.dumps(recorded))
+    assert machine.compare() == ["abacus differs: recorded 1.0, here none"]
+
+
+def test_an_arm_processor_has_features(checkout, monkeypatch):
+    monkeypatch.setattr(machine, "cpu_info", lambda: {"Features": "fp asimd sve"})
+    assert machine.fingerprint()["flags"] == "asimd sve"
+
+
+SCORES = {"macro_f1": 0.5, "accuracy": 0.6, "top5_accuracy": 0.9, "nll": 1.5, "images": 400.0}
+
+
+@pytest.mark.parametrize("other", [SCORES | {"images": 399.0}, {}])
+def test_scores_of_other_images_or_of_none_do_not_compare(capsys, other):
+    for recorded, made in ((SCORES, other), (other, SCORES)):
+        assert not compare_scores(recorded, made)
+        assert "do not compare" in capsys.readouterr().out
+
+
+def test_weights_to_start_from_come_from_the_cache_of_the_checkout(checkout):
+    Path("data/weights").mkdir(parents=True)
+    Path("data/weights/w.safetensors").write_text("weights")
+    Path("params.yaml").write_text("data: photos\nthreads: 2\npretrained: w.safetensors\n")
+    Path("dvc.yaml").write_text(PIPELINE.replace("train.py]", "train.py, data/weights/w.safetensors]"))
+    run("dvc add -q data/weights/w.safetensors && dvc repro -q", checkout)
+    machine.record(checkout)
+    commit()
+    done = verify()
+    assert done.exit_code == 0, done.output

@@ -205,7 +205,7 @@ def numbers_of(value: object, key: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from numbers_of(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         yield key, float(value)
 
 
