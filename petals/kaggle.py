@@ -64,7 +64,7 @@ def download(
     says.
     """
     if Path(out).exists() and not Path(out).is_dir():
-        raise PetalsError(f"{shown(out)}: not a folder; name another")
+        raise PetalsError(f"{shown(out)}: not a folder; name another by --out")
     out = Path(out).resolve()  # where it is a link, files wait on the same disk as what it leads to
     beside = out if os.path.ismount(out) else out.parent
     waiting = beside / f".{out.name}.partial"

@@ -209,7 +209,7 @@ def test_a_token_that_is_two_lines_is_not_shown(server, monkeypatch):
 def test_a_file_in_the_place_of_the_folder_is_told_before_the_download(server, tmp_path):
     Path("mine").touch()
     code, (line,) = run("download", "--out", "mine")
-    assert (code, line, server.given) == (1, "Error: mine: not a folder; name another", [])
+    assert (code, line, server.given) == (1, "Error: mine: not a folder; name another by --out", [])
 
 
 @pytest.mark.parametrize("command", ["download", "submit"])

@@ -190,7 +190,12 @@ def test_scores_of_other_data_or_of_code_that_is_gone_are_doubted(repository, tm
     del changed["code.py"]
     repository.commit(changed)
     assert "- In head, `code.py`, `data/sample` changed after the run that `dvc.lock` names" in report("before")
-    for other in ({".gitattributes": "* text\n"}, {"data/sample/d.dvc": ""}, {".dvcignore": "# a\n*.bak\n"}):
+    for other in (
+        {".gitattributes": "* text\n"},
+        {"data/sample/d.dvc": ""},
+        {"data/sample/.gitattributes": ""},
+        {".dvcignore": "# a\n*.bak\n"},
+    ):
         repository.commit(files | {"data/sample/c.txt": "3"} | other)
         assert "`dvc.lock`" not in report("before"), "what DVC finds there is not what git holds"
     repository.commit(files)

@@ -44,7 +44,8 @@ def _hash_of_folder(revision: Revision, path: str) -> str | None:
     None where what DVC finds there is not what git holds: files of DVC's own, links, what either leaves out or changes.
     """
     files = revision.files(path)
-    if not 0 < len(files) <= MOST_IN_A_FOLDER or any(file.endswith(".dvc") for file in files):
+    special = any(file.endswith((".dvc", "/.dvcignore", "/.gitattributes")) for file in files)
+    if special or not 0 < len(files) <= MOST_IN_A_FOLDER:
         return None
     if revision.links(path) or revision.has(".gitattributes") or _ignores(revision):
         return None

@@ -140,7 +140,7 @@ class Tuner:
                 self.settle(run)
                 continue
             run.hopeless = not run.scores and bool(frozen.intermediate_values) and trial.should_prune()
-            stopped = frozen.user_attrs.get("stopped") == run.name and run.name not in present
+            stopped = frozen.user_attrs.get("stopped") and run.name not in present
             if run.name in known and not stopped:
                 self.say(f"{run.name}: taken up again")
             else:
@@ -185,7 +185,7 @@ class Tuner:
         run.missed = 0
         seed = self.search.seeds[len(run.scores)]
         self.experiments.queue(run.name, self.values | run.settings | {"seed": seed})
-        run.trial.set_user_attr("stopped", None)
+        run.trial.set_user_attr("stopped", False)
         self.experiments.start(self.jobs)
         self.started = time.monotonic()
 
@@ -311,7 +311,7 @@ class Tuner:
                 elif run.name in seen.done:
                     self.ended(run, seen.done[run.name])
                 elif run.name not in seen.active or not self.experiments.running(seen.active[run.name]):
-                    run.trial.set_user_attr("stopped", run.name)
+                    run.trial.set_user_attr("stopped", True)
                     self.leave(run, "stopped")
                 elif time.monotonic() - told.get(run.name, -math.inf) > REMIND:
                     self.experiments.stop(seen.active[run.name])
