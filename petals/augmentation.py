@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from petals.draws import SOURCES, DrawsOfWholeBatch
-from petals.operations import CutMix, DrawnOnly, MixUp, RandomHue
+from petals.operations import CutMix, DrawnOnly, HorizontalFlip, MixUp, RandomHue
 from petals.seeding import seed_for
 
 DRAWS_PER_VIEW = 64
@@ -113,7 +113,7 @@ class BatchAugmentation:
         self.classes = classes
         steps = [policy] if policy else []
         if flip:
-            steps.append(DrawnOnly(K.RandomHorizontalFlip(p=flip)))
+            steps.append(HorizontalFlip(flip))
         if erasing:
             steps.append(DrawnOnly(K.RandomErasing(scale=(0.02, 0.2), p=erasing)))
         self.image_steps = nn.Sequential(*steps)
@@ -127,7 +127,7 @@ class BatchAugmentation:
 
         The images may be changed in place.
         """
-        images = self.image_steps(images.contiguous())  # Kornia is faster on planes than on pixels
+        images = self.image_steps(images)
         mix = self.draw_mix()
         if not mix:
             return images, self.one_hot(labels)
@@ -167,7 +167,7 @@ class BatchAugmentation:
     def prepared(self, images: Tensor, rows: Tensor) -> Tensor:
         """The images at `rows` after flip, erasing and policy, drawn as for the whole batch."""
         with DrawsOfWholeBatch(rows, len(images)):
-            return self.image_steps(to_floats(images[rows]).contiguous())
+            return self.image_steps(to_floats(images[rows]))
 
     def draw_mix(self) -> nn.Module | None:
         chance = float(torch.rand(()))

@@ -15,7 +15,7 @@ class DrawnOnly(nn.Module):
     Kornia itself computes a new batch, to keep the drawn ones of it.
     """
 
-    def __init__(self, operation: K.RandomHorizontalFlip | K.RandomErasing | K.RandomGaussianBlur) -> None:
+    def __init__(self, operation: K.RandomErasing | K.RandomGaussianBlur) -> None:
         super().__init__()
         self.operation = operation
 
@@ -29,8 +29,22 @@ class DrawnOnly(nn.Module):
             return images
         own = {name: each[drawn] for name, each in params.items() if name != "forward_input_shape"}
         rows = drawn.to(images.device)
-        changed = self.operation.apply_transform(images.index_select(0, rows), own, self.operation.flags)
+        changed = self.operation.apply_transform(images[rows], own, self.operation.flags)
         return images.index_copy_(0, rows, changed)
+
+
+class HorizontalFlip(nn.Module):
+    """Kornia's RandomHorizontalFlip, in place; an image at a time on a processor, where torch is fastest at that."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.operation = K.RandomHorizontalFlip(p=share)
+
+    def forward(self, images: Tensor) -> Tensor:
+        drawn = (self.operation.forward_parameters(images.shape)["batch_prob"] > 0.5).nonzero()[:, 0]
+        for rows in drawn.tolist() if images.is_cpu else [drawn.to(images.device)]:
+            images[rows] = images[rows].flip(-1)
+        return images
 
 
 class MixUp(K.RandomMixUpV2):
@@ -38,7 +52,7 @@ class MixUp(K.RandomMixUpV2):
 
     def transform_input(self, input: Tensor, params: dict[str, Tensor], flags: dict) -> Tensor:
         share = params["mixup_lambdas"].to(input.device, input.dtype).view(-1, 1, 1, 1)
-        partners = input.index_select(0, params["mixup_pairs"].to(input.device))
+        partners = input[params["mixup_pairs"].to(input.device)]
         return (input * (1 - share)).add_(partners.mul_(share))
 
 

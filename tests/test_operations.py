@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from petals.operations import CutMix, DrawnOnly, MixUp, RandomHue, hsv_to_rgb
+from petals.operations import CutMix, DrawnOnly, HorizontalFlip, MixUp, RandomHue, hsv_to_rgb
 
 torch.manual_seed(1)
 SMOOTH = torch.rand(12, 3, 40, 30)
@@ -43,7 +43,6 @@ def test_hues_beside_a_bend_are_kornias(sextant: int):
 @pytest.mark.parametrize(
     "operation",
     [
-        K.RandomHorizontalFlip(p=0.4),
         K.RandomErasing(scale=(0.02, 0.2), p=0.4),
         K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=0.4),
     ],
@@ -58,6 +57,18 @@ def test_what_is_not_drawn_is_not_computed(operation: torch.nn.Module):
         computed += sum(len(call.args[0]) for call in apply.mock_calls)
         assert torch.equal(found, operation(SMOOTH, params=params))
     assert 0.2 < computed / (20 * len(SMOOTH)) < 0.6
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_flips_are_kornias(layout: torch.memory_format):
+    ours, theirs = HorizontalFlip(0.4), K.RandomHorizontalFlip(p=0.4)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        expected, after = theirs(SMOOTH), torch.rand(())
+        torch.manual_seed(seed)
+        found = ours(SMOOTH.clone(memory_format=layout))
+        assert torch.equal(found, expected) and torch.equal(torch.rand(()), after)
+        assert found.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize(
