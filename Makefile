@@ -76,6 +76,7 @@ lint: $(STAMP)  ## check style, shell scripts, Dockerfiles and workflows
 	@check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	@check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@check-jsonschema --quiet --schemafile cloud/vertex-job.schema.json cloud/vertex-job.yaml
 	@zizmor --quiet --persona pedantic --offline --strict-collection .github
 	@.github/scripts/actionlint.sh
 

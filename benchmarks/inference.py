@@ -41,7 +41,7 @@ class Turns:
         for images in batches:
             yield images
             now = time.perf_counter()
-            self.net.probabilities(self.images)  # the stage is in inference mode here
+            self.net.answer(self.images)  # the stage is in inference mode here
             if len(images) == self.size:
                 ours.append(now - began)
                 limit.append(time.perf_counter() - now)
@@ -88,7 +88,7 @@ def measure_evaluate(scratch: Path, count: int = 1280, **settings: object) -> Ro
     note = f"{statistics.median(with_corruption):.2f} of the limit where images are corrupted first"
     images = group * size
     return Row(
-        "evaluate", "evaluate, images a second", "forward alone on a constant batch", ">= 0.95", "images/s",
+        "evaluate, images a second", "forward alone on a constant batch", ">= 0.95", "images/s",
         ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit), note,
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
 
     @torch.inference_mode()
     def answer() -> None:
-        net.probabilities(to_floats(torch.from_numpy(image)))
+        net.answer(to_floats(torch.from_numpy(image)))
 
     def eager() -> float:
         return seconds(answer)
@@ -122,6 +122,6 @@ def measure_onnx(scratch: Path, pairs: int = 15, **settings: object) -> Row:
     onnx(), eager()
     ours, limit = alternate(onnx, eager, pairs)
     return Row(
-        "onnx", "ONNX Runtime, one image: times faster", "PyTorch eager", ">= 2.5", "ms", ratios(limit, ours),
+        "ONNX Runtime, one image: times faster", "PyTorch eager", ">= 2.5", "ms", ratios(limit, ours),
         1e3 * statistics.median(ours), 1e3 * statistics.median(limit),
     )  # fmt: skip

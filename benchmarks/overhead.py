@@ -47,7 +47,7 @@ def measure_nothing(scratch: Path, pairs: int = 5, **settings: str) -> Row:
     seconds_of_repro(*ours), seconds_of_repro(*other)
     mine, limit = alternate(lambda: seconds_of_repro(*ours), lambda: seconds_of_repro(*other), pairs)
     return Row(
-        "nothing", "`dvc repro` with nothing to do, seconds", "the same on a repository with one trivial stage",
+        "`dvc repro` with nothing to do, seconds", "the same on a repository with one trivial stage",
         "<= 1.2", "s", ratios(mine, limit), statistics.median(mine), statistics.median(limit),
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def measure_first_step(scratch: Path, times: int = 3, **settings: str) -> Row:
         spent.append(at - began - imported)
         imports.append(imported)
     return Row(
-        "first-step", "from `dvc repro` to the first training step, less torch's import, seconds", "", "", "s", spent,
+        "from `dvc repro` to the first training step, less torch's import, seconds", "", "", "s", spent,
         statistics.median(spent), note=f"torch's import {statistics.median(imports):.2g} s",
     )  # fmt: skip
 

@@ -103,9 +103,9 @@ def row(goal: float, mine: float, ours: Way, usual: Way) -> Row:
     note = f"ours {ours.last}, the usual way {usual.last}"
     if usual.end == "ended below":
         note += f", where it ended after {usual.seconds:.0f} s, below the goal: there is no ratio"
-        return Row("oxford", what, "", "", "s", [mine], mine, None, note)
+        return Row(what, "", "", "s", [mine], mine, None, note)
     limit = "fine-tuning the usual way (`benchmarks/usual.py`)"
     if usual.end == "cut off":
         note += f", cut off after {PATIENCE:g} times as long, so that this is the most it can be"
-        return Row("oxford", what, limit, "<= 0.5", "s", [1 / PATIENCE], mine, None, note)
-    return Row("oxford", what, limit, "<= 0.5", "s", [mine / usual.seconds], mine, usual.seconds, note)
+        return Row(what, limit, "<= 0.5", "s", [1 / PATIENCE], mine, None, note)
+    return Row(what, limit, "<= 0.5", "s", [mine / usual.seconds], mine, usual.seconds, note)

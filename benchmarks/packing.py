@@ -75,7 +75,7 @@ def measure_prepare(scratch: Path, pairs: int = 3, share: float = 1.0, **setting
     mine, bare = alternate(ours, limit, pairs)
     remove(folder)
     return Row(
-        "prepare", "prepare, images a second, everything included",
+        "prepare, images a second, everything included",
         "bare libjpeg-turbo and the fastest antialiased resize, all cores", ">= 0.8", "images/s",
         ratios(mine, bare), statistics.median(mine), statistics.median(bare), f"{total} photographs of 512 px",
     )  # fmt: skip
@@ -115,7 +115,7 @@ def measure_augment(scratch: Path, pairs: int = 3, count: int = 2000, **settings
     mine, bare = alternate(ours, limit, pairs)
     remove(folder)
     return Row(
-        "augment", "augment, images a second, everything included", "Kornia's policy alone on a batch in memory",
+        "augment, images a second, everything included", "Kornia's policy alone on a batch in memory",
         ">= 0.9", "images/s", ratios(mine, bare), statistics.median(mine), statistics.median(bare),
         f"{params.views} views of {count} images; the policy with petals/operations.py is "
         f"{limit(nn.Identity()) / limit():.2f} times as fast as Kornia's own",

@@ -12,7 +12,6 @@ class Row:
     `ours` and `theirs` are the medians behind them, in `unit`. `reach` is such as ">= 0.97", "<= 0.5", or empty.
     """
 
-    name: str
     what: str
     limit: str
     reach: str
@@ -35,7 +34,7 @@ class Row:
 
     def summary(self) -> dict[str, object]:
         """What benchmarks/results.json keeps of it, rounded to three digits."""
-        kept = {key: value for key, value in asdict(self).items() if key not in ("name", "ratios") and value != ""}
+        kept = {key: value for key, value in asdict(self).items() if key != "ratios" and value != ""}
         kept |= {"least": min(self.ratios), "most": max(self.ratios), "pairs": len(self.ratios)}
         kept["reached"] = self.reached
         return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in kept.items()}

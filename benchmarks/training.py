@@ -146,7 +146,7 @@ def measure(scratch: Path, epochs: int = 4, name: str = "train", **settings: obj
     images, a_step = steps * params.batch_size, statistics.median(ours) / steps
     what = "train, images a second in steady state" if name == "train" else f"{name}: train, images a second"
     return Row(
-        name, what, "forward, backward, optimiser on one constant batch", ">= 0.97", "images/s",
+        what, "forward, backward, optimiser on one constant batch", ">= 0.97", "images/s",
         ratios(limit, ours), images / statistics.median(ours), images / statistics.median(limit),
         f"Kornia's part of a step {kornia_seconds(folder, turns.limit.device) / a_step:.0%}",
     )  # fmt: skip

@@ -86,6 +86,6 @@ def measure(scratch: Path, pairs: int = 3, **settings: object) -> Row:
         server.terminate()
         server.wait()
     return Row(
-        "transfer", "push and pull of the data set through a bucket: times faster", "the same images as one file each",
+        "push and pull of the data set through a bucket: times faster", "the same images as one file each",
         ">= 5", "s", ratios(limit, ours), statistics.median(ours), statistics.median(limit), f"{count} images of 96 px",
     )  # fmt: skip

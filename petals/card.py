@@ -1,5 +1,7 @@
 """The data card: what a data set holds and what to beware of in it."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from petals.dataset import SPLITS
@@ -7,31 +9,34 @@ from petals.duplicates import near_duplicates
 from petals.packing import Packed
 
 
-def find_duplicates(packed: dict[str, Packed]) -> list[dict[str, object]]:
-    """Near-duplicate pairs of all splits: `split_a`, `id_a`, `split_b`, `id_b`, `correlation`, `row_a`."""
+class Pair(NamedTuple):
+    """Two near-duplicates by split and id, their correlation in words, and the row of the first in its split."""
+
+    split_a: str
+    id_a: str
+    split_b: str
+    id_b: str
+    correlation: str
+    row_a: int
+
+
+def find_duplicates(packed: dict[str, Packed]) -> list[Pair]:
+    """Near-duplicate pairs of all splits."""
     where = [(split, row) for split in SPLITS for row in range(len(packed[split].ids))]
     thumbnails = np.concatenate([packed[split].thumbnails for split in SPLITS])
     groups = np.repeat(np.arange(len(SPLITS)), [len(packed[split].ids) for split in SPLITS])
     pairs = []
     for i, j, correlation in near_duplicates(thumbnails, groups=groups):
         (split_a, row_a), (split_b, row_b) = where[i], where[j]
-        pairs.append(
-            {
-                "split_a": split_a,
-                "id_a": packed[split_a].ids[row_a],
-                "split_b": split_b,
-                "id_b": packed[split_b].ids[row_b],
-                "correlation": f"{correlation:.3f}",
-                "row_a": row_a,
-            }
-        )
+        ids = packed[split_a].ids[row_a], packed[split_b].ids[row_b]
+        pairs.append(Pair(split_a, ids[0], split_b, ids[1], f"{correlation:.3f}", row_a))
     return pairs
 
 
-def data_card(classes: list[str], packed: dict[str, Packed], pairs: list[dict[str, object]], dropped: int) -> dict:
+def data_card(classes: list[str], packed: dict[str, Packed], pairs: list[Pair], dropped: int) -> dict:
     """Counts by split, imbalance (largest class over smallest, of those in train) and near-duplicates, for JSON."""
     train = class_counts(packed["train"].labels, classes)
-    across = sum(pair["split_a"] != pair["split_b"] for pair in pairs)
+    across = sum(pair.split_a != pair.split_b for pair in pairs)
     return {
         "images": {split: len(packed[split].ids) for split in SPLITS},
         "classes": len(classes),

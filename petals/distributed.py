@@ -124,7 +124,7 @@ class Group:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
-    def learner(self, net: nn.Module) -> nn.Module:
+    def data_parallel(self, net: nn.Module) -> nn.Module:
         """What the training step calls: `net`, or around it what averages the gradients of all processes."""
         if self.size == 1:
             return net
@@ -133,7 +133,7 @@ class Group:
             net, devices, process_group=self.steps, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
-    def with_shared_statistics(self, net: nn.Module) -> nn.Module:
+    def sync_batch_norms(self, net: nn.Module) -> nn.Module:
         """On GPUs, let batch norms that learn their statistics see the batches of all processes."""
         if self.size == 1 or self.device.type != "cuda":
             return net
@@ -163,7 +163,7 @@ class Group:
         """The rows of a batch of `count` images that this process takes."""
         return self.micro_batches(count, 1)[0].rows
 
-    def agree(self, loss: float, signal: int) -> tuple[float, int]:
+    def all_reduce(self, loss: float, signal: int) -> tuple[float, int]:
         """The sum of all processes' losses, and the signal that one of them received, or 0."""
         if self.size == 1:
             return loss, signal
@@ -184,11 +184,11 @@ class Group:
         for buffer, mean in zip(buffers, (flat / self.size).split([len(each) for each in buffers]), strict=True):
             buffer.copy_(mean)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for all processes, as long as for their first step: one may have much to load or to write."""
-        self.same(b"")
+        self.broadcast(b"")
 
-    def same(self, content: bytes) -> bytes:
+    def broadcast(self, content: bytes) -> bytes:
         """What the main process gives, in every process."""
         if self.size == 1:
             return content
@@ -207,7 +207,7 @@ class Group:
 
         Raises PetalsError in the others where the main process has no such file.
         """
-        contents = [self.same(path.read_bytes() if self.main and path.is_file() else b"") for path in paths]
+        contents = [self.broadcast(path.read_bytes() if self.main and path.is_file() else b"") for path in paths]
         if self.main:
             yield list(paths)
             return
@@ -222,7 +222,7 @@ class Group:
 
     def check(self, key: str) -> None:
         """Raise PetalsError where `key`, the fingerprint of code, data and settings, is another in some process."""
-        if self.same(key.encode()) != key.encode():
+        if self.broadcast(key.encode()) != key.encode():
             raise PetalsError(
                 f"process {self.rank} of {self.size} has other code, data, settings or libraries than the first:"
                 " bring all machines to the same commit, dvc.lock and params.yaml"

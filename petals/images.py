@@ -40,8 +40,7 @@ def decode(data: bytes, where: str, least: int | None = None) -> np.ndarray:
     if not data:
         raise PetalsError(f"{where}: the image is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, about size and odd metadata
             return _decode(data, least)
     except UnidentifiedImageError:
         raise PetalsError(f"{where}: not a JPEG, PNG or WebP image; convert or remove it") from None

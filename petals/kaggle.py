@@ -6,7 +6,6 @@ with KAGGLE_KEY, or ~/.kaggle/kaggle.json.
 
 import csv
 import io
-import json
 import logging
 import os
 import re
@@ -33,6 +32,7 @@ from petals.errors import PetalsError
 from petals.files import remove, replacing
 from petals.flowers import CLASS_NAMES, SPLIT_SIZES
 from petals.listing import shown
+from petals.packed import PackedSplit
 from petals.tfrecord import read_records
 
 COMPETITION = "tpu-getting-started"
@@ -160,7 +160,7 @@ def wanted_ids(data: str | Path, prepared: str | Path, count: int = SPLIT_SIZES[
     if sample.is_file():
         found = [name for _, name, _ in _answers(sample)]
     elif ids.is_file():
-        sample, found = ids, _read_ids(ids)
+        sample, found = ids, PackedSplit(prepared).ids
     else:
         raise PetalsError(f"{shown(ids)}: not found; run dvc exp run -S data={shown(data)} first")
     if len(found) != count:
@@ -206,18 +206,6 @@ def _answers(path: Path) -> Iterator[tuple[str, str, str]]:
         ) from None
 
 
-def _read_ids(path: Path) -> list[str]:
-    try:
-        found = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise PetalsError(f"{shown(path)}: line {error.lineno}: no JSON; run dvc repro prepare --force") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in brackets
-        found = None
-    if not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
-        raise PetalsError(f"{shown(path)}: line 1: must be a list of ids; run dvc repro prepare --force")
-    return found
-
-
 def _text(path: Path) -> str:
     data = path.read_bytes()
     try:
@@ -247,18 +235,12 @@ def submit(path: str | Path, message: str) -> str:
         return kaggle.competitions.competition_api_client.create_submission(send).message
 
 
-class _Command(Command):
-    def invoke(self, context: click.Context) -> object:
-        logging.getLogger("kagglehub").setLevel(logging.WARNING)
-        return super().invoke(context)
-
-
 @click.group(help=__doc__)
 def main() -> None:
-    pass
+    logging.getLogger("kagglehub").setLevel(logging.WARNING)
 
 
-@main.command("download", cls=_Command)
+@main.command("download", cls=Command)
 @click.option("--size", type=int, help="Width of the images: 192, 224, 331 or 512.  [default: all]")
 @click.option("--out", default=FOLDER, show_default=True, type=click.Path(path_type=Path))
 def download_command(size: int | None, out: Path) -> None:
@@ -270,7 +252,7 @@ def download_command(size: int | None, out: Path) -> None:
     click.echo(f"  dvc add {name}\n  dvc push {quote(f'{out}.dvc')}\n  dvc exp run -S {setting}")
 
 
-@main.command("submit", cls=_Command)
+@main.command("submit", cls=Command)
 @click.option("--message", default="petals", show_default=True, help="What Kaggle shows beside the score.")
 @click.option("--data", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="As download's --out.")
 def submit_command(message: str, data: Path) -> None:

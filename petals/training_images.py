@@ -27,13 +27,12 @@ class Step(NamedTuple):
 class TrainingImages:
     """The training split with its rendered views: version 0 of an image is itself, version v its view v − 1."""
 
-    def __init__(self, prepared: str | Path, augmented: str | Path, seed: int) -> None:
+    def __init__(self, prepared: str | Path, augmented: str | Path, seed: int, balance: float = 0.0) -> None:
         self.split = PackedSplit(prepared)
-        self.seed = seed
+        self.seed, self.balance = seed, balance
         self.size = self.split.image_size
         self.whole = False  # read images as they are, none of their views, at their full size
         self.passes = 1  # over the images in an epoch
-        self.balance = 0.0
         try:
             meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
             self.policy: dict[str, float] = meta["policy"]
@@ -57,15 +56,11 @@ class TrainingImages:
         Of few images an epoch is several passes, as are the warm-up and the time between two looks at validation. Gives
         the number of epochs: a few more, where that needs fewer steps than another pass in each.
         """
-        self.passes = 1
-        steps = self.steps(batch_size)
-
-        def needed(passes: int) -> int:
-            return max(epochs, math.ceil(least / (passes * steps)))
-
+        steps = max(1, len(self.split) // batch_size)  # of one pass
         fewest = max(1, least // (epochs * steps))
-        self.passes = min((fewest, fewest + 1), key=lambda passes: passes * needed(passes))
-        return needed(self.passes)
+        lengths = [(passes, max(epochs, math.ceil(least / (passes * steps)))) for passes in (fewest, fewest + 1)]
+        self.passes, epochs = min(lengths, key=math.prod)
+        return epochs
 
     def order(self, epoch: int, batch_size: int) -> list[Step]:
         """The steps of `epoch`; the incomplete batch at the end of a pass is left for another order."""

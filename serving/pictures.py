@@ -104,12 +104,11 @@ def effort(data: bytes, pixels: int) -> float:
 def read_header(data: bytes, where: str, max_pixels: int) -> Header:
     """Let Pillow read the header; raises Refusal where it cannot."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about size and odd metadata
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if len(image.info.get("exif", b"")) > METADATA:  # of a WebP: nobody has gone through it yet
-                    raise damaged(where)
-                return Header(image.width, image.height, image.mode)
+        # Ignored are Pillow's warnings about size and odd metadata.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if len(image.info.get("exif", b"")) > METADATA:  # of a WebP: nobody has gone through it yet
+                raise damaged(where)
+            return Header(image.width, image.height, image.mode)
     except UnidentifiedImageError:
         if data.startswith((_JPEG, _PNG)):
             raise damaged(where) from None

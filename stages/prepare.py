@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from petals.card import class_counts, data_card, find_duplicates
+from petals.card import Pair, class_counts, data_card, find_duplicates
 from petals.duplicates import groups_of
 from petals.errors import PetalsError
 from petals.files import replacing
@@ -22,7 +22,6 @@ from stages.dividing import part_option
 
 MANY = 0.1  # of the training images: so many near-duplicates of unseen ones are worth a look
 NO_ROWS = np.empty(0, np.int64)
-PAIR_COLUMNS = ("split_a", "id_a", "split_b", "id_b", "correlation")
 
 
 @stage(PrepareParams)
@@ -75,7 +74,7 @@ def main(
         pairs = find_duplicates(packed)
         learnt, unseen = (("train", "val"), ("test",)) if params.final else (("train",), ("val", "test"))
         leaks = {split: leaking(pairs, split, unseen) for split in learnt}
-        found, images = (sum(map(len, each)) for each in (leaks.values(), (packed[split].ids for split in learnt)))
+        found = sum(map(len, leaks.values()))
         if params.final or (found and params.drop_leaks):
             left_out = leaks if params.drop_leaks else dict.fromkeys(learnt, NO_ROWS)
             compose_train(folder, packed, left_out, dataset.classes, params.final)
@@ -86,17 +85,18 @@ def main(
     if found:
         fate = "dropped from train" if params.drop_leaks else "kept: drop_leaks: true takes them out"
         click.echo(f"{found} training images are near-duplicates of {' or '.join(unseen)} images ({fate})")
+        images = sum(len(packed[split].ids) for split in learnt)
         if found > MANY * images:
             click.echo(
                 f"that is {found / images:.0%} of them; look at {duplicates_csv}: copies, or others that look alike?"
             )
     train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
-    learnable = class_counts(np.concatenate([packed[split].labels for split in learnt]), dataset.classes)
+    learnable = train + val if params.final else train
     if absent := [name for name, count in zip(dataset.classes, learnable, strict=True) if not count]:
         click.echo(f"no training image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; add some")
     write_json(card, data_card(dataset.classes, packed, pairs, found if params.drop_leaks else 0))
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
-    write_csv(duplicates_csv, PAIR_COLUMNS, ([pair[column] for column in PAIR_COLUMNS] for pair in pairs))
+    write_csv(duplicates_csv, Pair._fields[:-1], (pair[:-1] for pair in pairs))
 
 
 def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed, Packed]:
@@ -110,9 +110,9 @@ def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed,
     return train.at(np.setdiff1d(np.arange(len(train.ids)), rows)), train.at(rows)
 
 
-def leaking(pairs: list[dict[str, object]], split: str, unseen: tuple[str, ...]) -> np.ndarray:
+def leaking(pairs: list[Pair], split: str, unseen: tuple[str, ...]) -> np.ndarray:
     """The rows of `split` that have a near-duplicate in one of `unseen`, which come after it in SPLITS."""
-    rows = {pair["row_a"] for pair in pairs if pair["split_a"] == split and pair["split_b"] in unseen}
+    rows = {pair.row_a for pair in pairs if pair.split_a == split and pair.split_b in unseen}
     return np.array(sorted(rows), dtype=np.int64)
 
 

@@ -52,16 +52,16 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     params = load_params(TrainParams)
     device = set_up(distributed.local_device(params.device), params.threads)
     group = distributed.join(device)
-    precision = params.precision
-    if precision == "auto":
+    if params.precision == "auto":
         precision, why = choose_precision(device)
         click.echo(f"precision: auto is {precision}, since {why}")
-    data = TrainingImages(train, augmented, params.seed)
+        params = params.model_copy(update={"precision": precision})
+    data = TrainingImages(train, augmented, params.seed, params.balance)
     if data.give_to(device, room_for_data(device)):
         click.echo(f"all images are in the memory of {device}")
     validation = PackedSplit(val)
     # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
-    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device), "precision": precision}
+    settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
     key = checkpoint.fingerprint(settings, [train, val, augmented, pretrained])
     group.check(key)
 
@@ -69,17 +69,16 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
     if params.train_size < 1 and not models.MODELS[params.model].any_size:
         click.echo(f"train_size: {params.model} takes one size only, so it is trained at {data.size} px")
-    group.meet()
+    group.barrier()
     trainer = Trainer(params, net, data, group)
 
-    data.balance = params.balance
     epochs = data.lengthen_epochs(params.epochs, params.batch_size, params.min_steps)
     steps_per_epoch = data.steps(params.batch_size)
     steps = epochs * steps_per_epoch
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps // 2)
 
     saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)
-    state = saved.load(group.same) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
+    state = saved.load(group.broadcast) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
     if state["step"]:
         epoch = min(len(state["history"]), epochs - 1)  # the last, where only the outputs were missing
         step = state["step"] - epoch * steps_per_epoch
@@ -99,7 +98,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
                 loss = trainer.step(step, lr, images, labels, at)
-                loss, stop = group.agree(loss, interrupt.requested)
+                loss, stop = group.all_reduce(loss, interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
             if stop or saved.due(pause):
@@ -115,7 +114,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             log.add(values)
             click.echo(said)
             pause = time.monotonic() - began
-        stop = group.agree(0.0, interrupt.requested)[1]
+        stop = group.all_reduce(0.0, interrupt.requested)[1]
         if stop:
             saved.save(state)
         interrupt.leave(stop)
@@ -127,8 +126,8 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
         trainer.average.swap()
     saved.finish(state, model)
-    group.meet()
-    interrupt.leave(group.agree(0.0, interrupt.requested)[1])
+    group.barrier()
+    interrupt.leave(group.all_reduce(0.0, interrupt.requested)[1])
 
 
 def create(params: TrainParams, split: PackedSplit, pretrained: Path, group: Group) -> Classifier:
@@ -137,7 +136,7 @@ def create(params: TrainParams, split: PackedSplit, pretrained: Path, group: Gro
     net = models.create(params.model, len(split.classes), split.image_size, params.pretrained is True)
     if isinstance(params.pretrained, str):
         click.echo(weights.warm_start(net, pretrained, split.classes))
-    net = group.with_shared_statistics(net).to(group.device, memory_format=torch.channels_last).train()
+    net = group.sync_batch_norms(net).to(group.device, memory_format=torch.channels_last).train()
     if params.pretrained:
         net.freeze(params.frozen, params.freeze_stats)
     return net
@@ -156,7 +155,7 @@ class Trainer:
         self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
         self.check_norms()
-        self.learner = group.learner(net)
+        self.learner = group.data_parallel(net)
         if params.compile:
             compile_kernels(self.learner, group.size * params.accumulate)
 

@@ -20,8 +20,8 @@ from petals import cluster
 from petals.tune import __main__ as tune
 
 
-def row(reach: str, *measured: float, name: str = "train") -> Row:
-    return Row(name, "work", "bare work", reach, "images/s", list(measured), 20.0, 21.0, "as told")
+def row(reach: str, *measured: float) -> Row:
+    return Row("work", "bare work", reach, "images/s", list(measured), 20.0, 21.0, "as told")
 
 
 def test_sides_take_turns_and_the_limit_begins_every_second_pair():
@@ -184,10 +184,10 @@ def test_train_is_measured_while_the_stage_runs(tmp_path: Path, params: Path):
         f"workspace.PARAMS = Path({str(params)!r})\n"
         "quick = dict(epochs=1, image_size=32, views=0, batch_size=128, threads=1)\n"
         f"row = training.measure(Path({str(tmp_path)!r}), **quick)\n"
-        "print(row.name, len(row.ratios), 0 < row.median < 10, row.ours > 0, row.note[:14])"
+        "print(len(row.ratios), 0 < row.median < 10, row.ours > 0, row.note[:14])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1:] == ["train 1 True True Kornia's part "], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["1 True True Kornia's part "], done.stderr
 
 
 def test_the_first_step_of_the_optimiser_is_noted_once(tmp_path: Path):

@@ -141,8 +141,8 @@ def test_parts_cover_the_batch_and_their_weights_add_up():
 
 def test_one_process_needs_nobody():
     group, norm = Group(0, 1, CPU), nn.BatchNorm2d(2)
-    assert group.main and group.agree(0.1, 15) == (0.1, 15) and group.same(b"x") == b"x"
-    assert group.learner(norm) is norm and group.with_shared_statistics(norm) is norm
+    assert group.main and group.all_reduce(0.1, 15) == (0.1, 15) and group.broadcast(b"x") == b"x"
+    assert group.data_parallel(norm) is norm and group.sync_batch_norms(norm) is norm
     group.check("anything")
 
 
@@ -179,7 +179,7 @@ def pretend(monkeypatch, gpus: int, processes: int) -> None:
 
 
 def test_batch_norms_of_gpus_see_all_batches(folder):
-    net = Group(0, 2, torch.device("cuda")).with_shared_statistics(nn.Sequential(nn.BatchNorm2d(3)))
+    net = Group(0, 2, torch.device("cuda")).sync_batch_norms(nn.Sequential(nn.BatchNorm2d(3)))
     assert isinstance(net[0], nn.SyncBatchNorm)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kagglesdk.kaggle_env as kaggle_env
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -416,21 +417,11 @@ def test_a_damaged_submission_is_one_line(tmp_path, data, message):
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        *[("sample_submission.csv", *damage) for damage in DAMAGED],
-        ("sample_submission.csv", b"name,label\nt0,0\n", "line 1 must be id,label"),
-        ("ids.json", b'["a",\n"b"', "line 2: no JSON; run dvc repro prepare --force"),
-        ("ids.json", b'["a",\n"\xff"]', "line 2: not UTF-8"),
-        ("ids.json", b"[" + b"9" * 5000 + b"]", "line 1: must be a list of ids"),
-        ("ids.json", b"[1, 2, 3]", "line 1: must be a list of ids"),
-        ("ids.json", b'{"a": 1}', "line 1: must be a list of ids"),
-    ],
-)
-def test_damaged_ids_are_one_line(tmp_path, name, data, message):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(PetalsError, match=re.escape(f"{tmp_path / name}: {message}")) as error:
+@pytest.mark.parametrize(("data", "message"), [*DAMAGED, (b"name,label\nt0,0\n", "line 1 must be id,label")])
+def test_damaged_ids_are_one_line(tmp_path, data, message):
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_bytes(data)
+    with pytest.raises(PetalsError, match=re.escape(f"{sample}: {message}")) as error:
         kaggle.wanted_ids(tmp_path, tmp_path, 3)
     assert "\n" not in str(error.value)
 
@@ -440,13 +431,12 @@ def test_a_submission_that_was_never_written_is_one_line(tmp_path):
         kaggle.check_submission(tmp_path / "submission.csv", IDS)
 
 
-def test_the_ids_are_kaggles_own_where_they_are_at_hand(tmp_path):
+def test_the_ids_are_kaggles_own_where_they_are_at_hand(tmp_path, make_split):
     data, prepared = tmp_path / "petals", tmp_path / "test"
     with pytest.raises(PetalsError, match=r"ids\.json: not found; run dvc exp run -S data="):
         kaggle.wanted_ids(data, prepared, 3)
-    prepared.mkdir()
-    (prepared / "ids.json").write_text('["a", "b", "c"]')
-    assert kaggle.wanted_ids(data, prepared, 3) == ["a", "b", "c"]
+    make_split(prepared, np.zeros((3, 2, 2, 3), np.uint8), [-1] * 3)
+    assert kaggle.wanted_ids(data, prepared, 3) == ["test-0", "test-1", "test-2"]
     with pytest.raises(PetalsError, match=r"3 test images, the competition has 7382; run dvc exp run"):
         kaggle.wanted_ids(data, prepared)
     data.mkdir()

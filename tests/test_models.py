@@ -303,13 +303,13 @@ def test_the_temperature_is_saved_and_changes_probabilities_alone(tmp_path):
     model = seeded(0, "mobilevit_xxs", 3, 64).eval()
     images = torch.rand(2, 3, 64, 64)
     logits = model(images)
-    assert torch.equal(model.probabilities(images), logits.softmax(1))
+    assert torch.equal(model.answer(images)[0], logits.softmax(1))
     model.temperature.fill_(0.6123)
     save(model, ["rose", "lily", "iris"], tmp_path / "m.safetensors", final=True)
     again, info = load(tmp_path / "m.safetensors")
     assert (info["temperature"], info["final"]) == (0.6123, True)
     assert torch.equal(again(images), logits)
-    assert torch.allclose(again.probabilities(images), (logits / 0.6123).softmax(1), atol=1e-7)
+    assert torch.allclose(again.answer(images)[0], (logits / 0.6123).softmax(1), atol=1e-7)
     assert not [name for name in model.state_dict() if "temperature" in name]
 
 

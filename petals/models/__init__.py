@@ -106,10 +106,6 @@ class Classifier(nn.Module):
         logits = self.head(self.dropout(features))
         return (logits.float() / self.temperature).softmax(1), features.float()
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Give the probabilities of `answer` alone."""
-        return self.answer(images)[0]
-
     def features(self, images: Tensor) -> Tensor:
         """Give the pooled features (N, D) that the head sees."""
         return self.backbone(self.normalised(images))

@@ -6,8 +6,7 @@ torch's hub cache and reads them with `weights_only`.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar
@@ -135,16 +134,9 @@ def resized_positions(positions: Tensor, grid: int) -> Tensor:
 def download(name: str, build: Callable[[], Kornia]) -> Kornia:
     """Call Kornia's builder; raises PetalsError where the weights cannot be had."""
     try:
-        with quiet():
+        # On retries, and on its own head, which we replace.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
             return build()
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise PetalsError(f"weights of {name} cannot be downloaded ({reason}); {WAY_OUT}") from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide Kornia's warnings on retries and on its own head, which we replace."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield

@@ -12,8 +12,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from petals.errors import PetalsError
-from petals.files import replacing, write_text
+from petals.files import replacing
 from petals.models import Classifier, create, transformers
+from petals.tables import write_json
 
 FORMAT = 2
 FIELDS = {
@@ -57,7 +58,7 @@ def save(
         "final": final,
         "classes": list(classes),
     }
-    write_text(path.with_suffix(".json"), json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+    write_json(path.with_suffix(".json"), info)
 
 
 def load(path: str | Path) -> tuple[Classifier, dict[str, Any]]:

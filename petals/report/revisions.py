@@ -45,21 +45,8 @@ class Revision:
 
     def files(self, folder: str) -> list[str]:
         """Paths of all files below `folder`, sorted."""
-        return sorted(name for _, name in self._listed(f"{folder}/"))
-
-    def has(self, path: str) -> bool:
-        """Whether there is a file or folder `path`."""
-        return bool(self._listed(path))
-
-    def links(self, folder: str) -> bool:
-        """Whether any of the files below `folder` is a link, or a repository of its own."""
-        return any(not mode.startswith("100") for mode, _ in self._listed(f"{folder}/"))
-
-    def _listed(self, path: str) -> list[tuple[str, str]]:
-        """Mode and path of each file at or below `path`."""
-        listing = _git("ls-tree", "-r", "-z", "--full-tree", self.commit, path) or b""
-        entries = (entry.decode("utf-8", "replace").partition("\t") for entry in listing.split(b"\0") if entry)
-        return [(about.partition(" ")[0], name) for about, _, name in entries]
+        listing = _git("ls-tree", "-r", "-z", "--full-tree", "--name-only", self.commit, f"{folder}/") or b""
+        return sorted(entry.decode("utf-8", "replace") for entry in listing.split(b"\0") if entry)
 
 
 def resolve(name: str) -> Revision:

@@ -74,8 +74,7 @@ def pictures(study: optuna.Study, search: Search, folder: Path) -> list[Path]:
     if len({each.value for each in complete(study)}) > 1 and len(search.space) > 1:
         title = "How much each knob mattered (PED-ANOVA)"
         wanted["importance.png"] = (lambda: draw.plot_param_importances(study, target_name=score), title, "share", "")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         for name, (plot, title, x_label, y_label) in wanted.items():
             axes = plot()
             axes.set_title("", loc="left")  # where optuna puts the title of one of them
