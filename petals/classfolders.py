@@ -1,4 +1,4 @@
-"""One folder a class: train/CLASS/*.jpg with val/CLASS/*.jpg and test/*.jpg, or CLASS/*.jpg alone."""
+"""One folder per class: train/CLASS/*.jpg with val/CLASS/*.jpg and test/*.jpg, or CLASS/*.jpg alone."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -136,7 +136,8 @@ def _ids(root: Path, files: list[Path]) -> tuple[dict[Path, str], list[str]]:
     if not twice:
         return ids, []
     often = times.most_common(1)[0][0]
-    return ids, [f"{len(twice)} ids are paths, such as train/CLASS/NAME, because file names occur twice ({often!r})"]
+    example = next(iter(ids[file] for file in twice))
+    return ids, [f"{len(twice)} ids are paths, such as {example!r}, because file names occur twice ({often!r})"]
 
 
 def _chunks(images: list[tuple[Path, int]], ids: dict[Path, str]) -> list[ImageFiles]:

@@ -12,7 +12,7 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 UNLABELLED = -1
 LAYOUTS = (
-    "expected tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec, or one folder a class: "
+    "expected tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec, or one folder per class: "
     "train/CLASS/*.jpg or CLASS/*.jpg"
 )
 

@@ -1,4 +1,4 @@
-"""Labelled photographs as they come: Kaggle's TFRecords, or one folder a class."""
+"""Labelled photographs as they come: Kaggle's TFRecords, or one folder per class."""
 
 import re
 from collections.abc import Iterable
