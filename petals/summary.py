@@ -51,7 +51,8 @@ def _summary(root: Path) -> str:
     lines = [f"  {name:<20}{value}" for name, value in rows]
     empty = {"plots/mistakes.jpg": final, "data/submission.csv": not images["test"]}
     shown = [(path, what) for path, what in LOOK if not empty.get(path)]
-    lines += ["", *(f"  {path:<25}{what}" for path, what in shown), "", "  dvc plots show --open: curves and confusion, in a browser with access to the internet"]
+    lines += ["", *(f"  {path:<25}{what}" for path, what in shown), ""]
+    lines.append("  dvc plots show --open: curves and confusion, in a browser with access to the internet")
     return "\n".join(lines)
 
 
