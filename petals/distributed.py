@@ -146,10 +146,9 @@ class Group:
         """
         pieces = self.size * accumulate
         if pieces > count:
-            raise PetalsError(
-                f"accumulate: {self.size} processes × {accumulate} are more than the {count} images of a step;"
-                " lower accumulate, or raise batch_size"
-            )
+            advice = "lower accumulate" if accumulate > 1 else "start fewer processes"
+            parts = f"{self.size} processes × {accumulate}"
+            raise PetalsError(f"accumulate: {parts} are more than the {count} images of a step; {advice}")
         bounds = [count * piece // pieces for piece in range(pieces + 1)]
         first, end = self.rank * accumulate, (self.rank + 1) * accumulate
         return [

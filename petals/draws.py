@@ -7,13 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-# By which torch draws, but for torch.rand and F.dropout.
+# By which torch draws, but for torch.rand and F.dropout, and attention's own dropout.
 SOURCES = frozenset(
     getattr(owner, name)
     for owner, names in (
-        (torch, "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson"),
+        (
+            torch,
+            "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson dropout",
+        ),
         (Tensor, "uniform_ normal_ random_ bernoulli bernoulli_ exponential_ multinomial"),
-        (F, "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d"),
+        (Tensor, "cauchy_ geometric_ log_normal_"),
+        (F, "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d rrelu"),
     )
     for name in names.split()
 )
@@ -41,7 +45,8 @@ class DrawsOfWholeBatch(TorchFunctionMode):
         if func is Tensor.bernoulli_:
             drawn, *chance = args
             return drawn.copy_(drawn.new_empty(self.whole(drawn.shape)).bernoulli_(*chance, **kwargs)[self.rows])
-        if func in SOURCES:
+        dropped = (*args[4:5], kwargs.get("dropout_p", 0.0))[0] if func is F.scaled_dot_product_attention else 0.0
+        if func in SOURCES or dropped:
             raise RuntimeError(f"a network drew from {func.__name__}, which knows nothing of parts of a batch")
         return func(*args, **kwargs)
 

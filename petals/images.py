@@ -13,7 +13,12 @@ from petals.errors import PetalsError
 
 MAX_PIXELS = 178_000_000  # 534 MB of RGB, and as many as Pillow opens; cameras of 150 million stay below it
 
+MENDS = 3  # of one file: more would be one that is made to keep a processor busy
+MOST_SEGMENTS = 1000  # before the pixels
+
 _PADDED = re.compile("([0-9]+) extraneous bytes before marker 0xd9")
+_END = b"\xff\xd9"
+_FILLING = re.compile(rb"(?:\0|\xff(?=\xff))*")
 _EXIF_ORIENTATION = 0x0112
 # How to turn the stored pixels upright (Exif 2.32, tag 274).
 _UPRIGHT = {
@@ -99,13 +104,14 @@ def _decode_jpeg(data: bytes, width: int, height: int, least: int | None) -> np.
     """
     factor = 1 if least is None else reduction(width, height, least)
     smaller = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
-    while True:
+    for _ in range(MENDS + 1):
         try:
             pixels = decode_jpeg(data, **smaller)
         except ValueError as error:
             data = _mended(data, str(error))
         else:
             return np.ascontiguousarray(pixels[: height // factor, : width // factor])
+    raise ValueError("too many faults")
 
 
 def _mended(data: bytes, fault: str) -> bytes:
@@ -118,31 +124,40 @@ def _mended(data: bytes, fault: str) -> bytes:
 
 
 def _without_padding(data: bytes, count: int) -> bytes:
-    """Take out `count` bytes before the end, if all are zero; others may be a damaged picture's."""
-    end = data.rfind(b"\xff\xd9")
-    start = max(0, end - count)
-    return data if data[start:end].strip(b"\0") else data[:start] + data[end:]
+    """Take out `count` zeros before the end of the picture, behind which a film may follow.
+
+    Other bytes there may be a damaged picture's.
+    """
+    start = data.find(bytes(min(count, len(data))) + _END, _segments(data)[1])
+    return data if start < 0 else data[:start] + data[start + count :]
 
 
 def _with_sound_header(data: bytes) -> bytes:
-    """Walk the segments up to the pixels (ITU-T T.81, B.1.1), and put each right.
+    """Put each segment before the pixels right.
 
     Phones of Samsung's leave the last three bytes of a sequential scan's header zero, which may be 0, 63, 0 alone
     (B.2.3); others name a JFIF version that there is not, or leave zeros between segments.
     """
-    segments, at, sequential = [data[:2]], 2, False
-    while segments[-1][1] != 0xDA:
-        while data[at] == 0 or data[at : at + 2] == b"\xff\xff":
-            at += 1
-        segment = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
-        at += len(segment)
-        sequential |= segment[1] in (0xC0, 0xC1)
+    segments, end = _segments(data)
+    sequential = any(segment[1] in (0xC0, 0xC1) for segment in segments)
+    for number, segment in enumerate(segments):
         if segment[4:9] == b"JFIF\0" and segment[9] != 1:
-            segment = segment[:9] + b"\1\1" + segment[11:]
+            segments[number] = segment[:9] + b"\1\1" + segment[11:]
         elif segment[1] == 0xDA and sequential:
-            segment = segment[:-3] + b"\0\x3f\0"
-        segments.append(segment)
-    return b"".join(segments) + data[at:]
+            segments[number] = segment[:-3] + b"\0\x3f\0"
+    return b"".join(segments) + data[end:]
+
+
+def _segments(data: bytes) -> tuple[list[bytes], int]:
+    """The segments up to the pixels (ITU-T T.81, B.1.1) without what fills between them, and where they end."""
+    segments, at = [data[:2]], 2
+    while segments[-1][1] != 0xDA:
+        if len(segments) > MOST_SEGMENTS:
+            raise ValueError("too many segments")
+        at = _FILLING.match(data, at).end()
+        segments.append(data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])])
+        at += len(segments[-1])
+    return segments, at
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

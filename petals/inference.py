@@ -69,7 +69,7 @@ class Model:
         return cls(path, open_session(path, threads))
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ask about uint8 images (N, H, W, 3), RGB, any N, H and W.
+        """Ask about uint8 images (N, H, W, 3), RGB, any N, H and W of 1 and more.
 
         Gives float32 probabilities (N, C), and features (N, D), which petals.drift compares. Images of several sizes
         are best made square before, with petals.images.square and `image_size`: the graph does the same to each.

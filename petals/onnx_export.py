@@ -63,7 +63,7 @@ class Answers(nn.Module):
 def network(classifier: Classifier) -> onnx.ModelProto:
     """Export the network alone, without preprocessing.
 
-    Input `network_pixels`: float32 (N, 3, S, S) in [0, 1], any N, S the classifier's image size. Outputs:
+    Input `network_pixels`: float32 (N, 3, S, S) in [0, 1], any N of 1 and more, S the classifier's image size. Outputs:
     `probabilities`, float32 (N, classes), and `features`, float32 (N, D), pooled, as the head sees them.
     """
     module = Answers(copy.deepcopy(classifier)).cpu().to(memory_format=torch.contiguous_format).eval()

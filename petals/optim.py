@@ -52,14 +52,15 @@ class AdamW:
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float, head_lr: float = 1.0) -> AdamW:
-    """AdamW that decays matrices and kernels, but no bias and no norm.
+    """AdamW that decays matrices and kernels, but no bias (those of TinyViT's attention are matrices) and no norm.
 
     `model.head`, which is new, learns `head_lr` times as fast as the rest: each group has its `scale` of the rate.
     """
-    parameters = [each for each in model.parameters() if each.requires_grad]
+    parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    decaying = {id(each) for name, each in parameters.items() if each.ndim > 1 and not name.endswith("biases")}
     head = {id(each) for each in model.head.parameters()} if head_lr != 1 else set()
     groups = [
-        {"params": [each for each in parameters if (each.ndim > 1) == decayed and (id(each) in head) == new]}
+        {"params": [each for each in parameters.values() if (id(each) in decaying, id(each) in head) == (decayed, new)]}
         | {"weight_decay": weight_decay if decayed else 0.0, "scale": head_lr if new else 1.0}
         for new in (False, True)
         for decayed in (True, False)

@@ -123,6 +123,8 @@ class Quantiser:
             node for node in self.network.graph.node if node.op_type == "Conv" and weights.keys() >= {*node.input[1:]}
         ]
         nodes = [node for node in nodes if len(node.input) == 3]  # those with a bias
+        if not nodes:
+            return {}
         inputs = list(dict.fromkeys(node.input[0] for node in nodes))
         watched = copy.deepcopy(self.network)
         watched.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), "all but channels"))

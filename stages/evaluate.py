@@ -115,7 +115,7 @@ def assess(split: PackedSplit, scores: np.ndarray, temperature: float, fitted: b
     if results["classes_absent"]:
         absent = results["classes_absent"]
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        click.echo(f"macro F1 leaves out {len(absent)} classes that val has no image of: {shown}")
+        click.echo(f"macro F1 leaves out classes that val has no image of ({len(absent)}): {shown}")
 
     predictions = (
         (id_, classes[label], classes[guess], f"{each.max():.6f}")

@@ -110,6 +110,8 @@ def warm_start(model: Classifier, path: str | Path, classes: list[str]) -> str:
             found.setdefault(name, tensor)  # some files leave out this count, which nothing here reads
         elif name in found and tensor.is_floating_point() and found[name].is_floating_point():
             found[name] = found[name].to(tensor.dtype)
+            if not torch.isfinite(found[name]).all():
+                raise PetalsError(f"pretrained: {path} holds numbers in {name} that are not finite; take another file")
     if problem := mismatch(own, found):
         raise PetalsError(f"pretrained: {path} does not fit {model.name} at {model.image_size} px: {problem}")
     model.load_state_dict(found)
@@ -180,5 +182,5 @@ def mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
 
 
 def numbers_of(buffer: Tensor) -> list[float]:
-    """Give a buffer's numbers; seven digits are all that float32 holds."""
-    return [float(f"{value:.7g}") for value in buffer.flatten().tolist()]
+    """Give a buffer's float32 numbers, each with as few digits as lead back to it."""
+    return [float(str(value)) for value in buffer.flatten().numpy()]
