@@ -11,12 +11,10 @@ from torch.overrides import TorchFunctionMode
 SOURCES = frozenset(
     getattr(owner, name)
     for owner, names in (
-        (
-            torch,
-            "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson dropout",
-        ),
+        (torch, "randn randperm randint rand_like randn_like randint_like bernoulli multinomial normal poisson"),
         (Tensor, "uniform_ normal_ random_ bernoulli bernoulli_ exponential_ multinomial"),
         (Tensor, "cauchy_ geometric_ log_normal_"),
+        (torch, "dropout"),
         (F, "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d rrelu"),
     )
     for name in names.split()

@@ -24,6 +24,7 @@ from serving.protocol import Bounded
 from serving.settings import MOST_THREADS, Settings
 
 DEFAULTS = Settings()
+KEEP_ALIVE = 75  # s that an idle connection is kept: longer than proxies keep theirs, so that they reuse none that ends
 
 
 class Real(click.FloatRange):
@@ -97,6 +98,8 @@ def main(host: str, port: int, **values: Any) -> None:
         http=Bounded,
         ws="none",
         server_header=False,
+        workers=1,  # whatever WEB_CONCURRENCY says
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=values["drain_seconds"],
     )
 

@@ -12,7 +12,7 @@ from serving.metrics import Metrics
 from serving.refusals import busy
 from serving.served import Item, Prediction, Served
 
-JOIN = 1.0  # seconds, for a thread to end; it is a daemon and ends with the process in any case
+JOIN = 1.0  # seconds, for the threads to end; they are daemons and end with the process in any case
 
 
 @dataclass(eq=False)
@@ -80,8 +80,9 @@ class Batcher:
         with self.changed:
             self.closed = True
             self.changed.notify_all()
+        until = perf_counter() + JOIN
         for thread in self.threads:
-            thread.join(JOIN)
+            thread.join(max(0.0, until - perf_counter()))
 
     def _count(self, images: int) -> None:
         self.admitted += images

@@ -39,6 +39,7 @@ class Bounded(HttpToolsProtocol):
             self.logger.warning("Invalid HTTP request received.")
             self.refuse(INVALID)
         if self.loose > HEAD:
+            self.logger.warning("HTTP request with too large a head received.")
             self.refuse(TOO_LARGE)
 
     def parse(self, data: memoryview) -> None:

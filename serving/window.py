@@ -21,7 +21,7 @@ class Window:
         self.probabilities = np.empty((size, len(reference.classes)), np.float32)
         self.features = np.empty((size, len(reference.mean)), np.float32)
         self.seen = 0
-        self.lock = Lock()
+        self.lock, self.comparing = Lock(), Lock()
 
     def add(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         """Take in what the model said of some images, one or more: of each its probabilities and features, float32."""
@@ -40,4 +40,5 @@ class Window:
             count = min(self.seen, self.size) // STEP * STEP
             rows = (self.seen - count + np.arange(count)) % self.size
             probabilities, features = self.probabilities[rows], self.features[rows]
-        return self.reference.compare(probabilities, features)
+        with self.comparing:  # one at a time, as each new limit takes memory to find; the next has it from a cache
+            return self.reference.compare(probabilities, features)

@@ -35,9 +35,9 @@ CALIBRATION = 256  # training images, evenly spaced
 def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, quantised: Path, metrics: Path) -> None:
     """Write MODEL (.safetensors) as EXPORTED (.onnx), with the preprocessing inside, and in int8 as QUANTISED.
 
-    Input: `image`, uint8 N × H × W × 3 of any N, H and W of 1 and more. Outputs: `probabilities`, float32
-    N × classes, and `features`, float32 N × D. Where ONNX Runtime and PyTorch name the same class for less than 99.9 % of the images of
-    VAL, nothing is written; else METRICS (JSON) says how near they are.
+    Input: `image`, uint8 N × H × W × 3 of any N, H and W of 1 and more. Outputs: `probabilities`, float32 N × classes,
+    and `features`, float32 N × D. Where ONNX Runtime and PyTorch name the same class for less than 99.9 % of the images
+    of VAL, nothing is written; else METRICS (JSON) says how near they are.
 
     Int8 is calibrated on images of TRAIN. Where macro F1 on VAL falls by more than max_f1_drop, the most
     sensitive layers are left in float, up to half of them; where that does not help, QUANTISED is an empty file. A

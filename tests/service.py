@@ -18,7 +18,7 @@ PATIENCE = 60  # seconds, of a machine that is busy
 class Service:
     """`python -m serving` on a free port, and the log that it has written so far."""
 
-    def __init__(self, *arguments: object, **environment: str) -> None:
+    def __init__(self, *arguments: object) -> None:
         command = [sys.executable, "-m", "serving", "--port", "0", *map(str, arguments)]
         self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, encoding="utf-8")
         self.log: list[dict] = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from kornia.models.common import DropPath
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention as attention
 
 from petals.draws import DrawsOfWholeBatch
 from petals.models import create
@@ -50,11 +51,21 @@ def test_outside_training_nothing_is_drawn():
         assert torch.equal(nn.Dropout(0.5).eval()(x), x) and torch.equal(nn.Dropout(0.0)(x), x)
 
 
+def test_attention_that_drops_nothing_goes_through():
+    q = torch.rand(2, 1, 4, 4)
+    with DrawsOfWholeBatch(slice(0, 2), COUNT):
+        assert torch.equal(attention(q, q, q), attention(q, q, q, None, 0.0))
+
+
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
         (lambda: torch.randn(2, 3), "drew from randn"),
         (lambda: nn.functional.dropout2d(torch.ones(2, 3, 4, 4)), "drew from dropout2d"),
+        (lambda: torch.dropout(torch.ones(2, 3), 0.5, True), "drew from dropout"),
+        (lambda: torch.ones(2, 3).geometric_(0.5), "drew from geometric_"),
+        (lambda: attention(*[torch.ones(2, 1, 4, 4)] * 3, dropout_p=0.1), "drew from scaled_dot_product_attention"),
+        (lambda: attention(*[torch.ones(2, 1, 4, 4)] * 3, None, 0.1), "drew from scaled_dot_product_attention"),
         (lambda: torch.rand(5, 3), r"shape \(5, 3\)"),
     ],
 )

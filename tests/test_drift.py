@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from scipy.special import softmax
 from scipy.stats import chi2, ks_2samp
 
-from petals.drift import Reference, kolmogorov_smirnov, stability_index, stability_limit
+from petals.drift import Reference, kolmogorov_smirnov, kolmogorov_smirnov_limit, stability_index, stability_limit
 from petals.errors import PetalsError
 
 KEYS = ("psi_classes", "psi_confidence", "ks_distance")
@@ -131,10 +131,16 @@ def test_many_equal_classes_of_which_few_images_are_known_raise_no_alarm_by_chan
     assert np.mean(above) < 0.008  # one in a thousand is meant
 
 
-def test_the_statistic_is_that_of_scipy():
-    first, second = (np.random.default_rng(seed).normal(shift, 1, 500) for seed, shift in ((1, 0), (2, 0.3)))
+@pytest.mark.parametrize("shift", [0.3, -0.3])
+def test_the_statistic_is_that_of_scipy(shift: float):
+    first, second = (np.random.default_rng(seed).normal(mean, 1, 500) for seed, mean in ((1, 0), (2, shift)))
     quantiles = np.quantile(first, np.linspace(0, 1, 201))
     assert kolmogorov_smirnov(quantiles, second) == pytest.approx(ks_2samp(first, second).statistic, abs=0.006)
+
+
+def test_the_limit_of_the_statistic_is_smirnovs():
+    """1.9495 is the coefficient for one false alarm in a thousand, in any table of the test."""
+    assert kolmogorov_smirnov_limit(1000, 500) == pytest.approx(1.9495 * (1500 / 500_000) ** 0.5, rel=1e-4)
 
 
 def test_json_there_and_back(reference):

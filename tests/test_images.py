@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -130,11 +131,34 @@ def test_a_png_whose_text_is_too_much_for_pillow_is_not_called_damaged():
 @pytest.mark.parametrize("least", [None, 60])
 def test_zeros_before_the_end_of_a_jpeg_are_passed_over(least: int | None):
     data = encoded(photograph(480, 640), "JPEG")
-    padded = data[:-2] + bytes(30) + data[-2:]
-    np.testing.assert_array_equal(decode(padded + b"a film", "here", least), decode(data, "here", least))
+    padded, expected = data[:-2] + bytes(30) + data[-2:], decode(data, "here", least)
+    for behind in (b"a film", data, b"a film's \xff\xd9" * 30, bytes(1_000_000) + b"\xff\xd9"):
+        np.testing.assert_array_equal(decode(padded + behind, "here", least), expected)
+    thumbnail = b"\xff\xe1" + (2 + 42).to_bytes(2) + b"Exif\0\0" + bytes(34) + b"\xff\xd9"
+    np.testing.assert_array_equal(decode(padded[:2] + thumbnail + padded[2:], "here", least), expected)
     for spoilt in (data[:-2] + bytes(range(1, 31)) + data[-2:], padded[:-2]):
         with pytest.raises(PetalsError, match="here: the image is damaged or cut short"):
             decode(spoilt, "here", least)
+
+
+@pytest.mark.parametrize("zeros", [5, 30])
+def test_a_jpeg_that_would_be_decoded_for_ever_is_given_up(zeros: int, monkeypatch):
+    decoded = mock.Mock(
+        wraps=images.decode_jpeg, side_effect=ValueError(f"{zeros} extraneous bytes before marker 0xd9")
+    )
+    monkeypatch.setattr(images, "decode_jpeg", decoded)
+    data = encoded(photograph(64, 64), "JPEG")
+    with pytest.raises(PetalsError, match="here: the image is damaged or cut short"):
+        decode(data[:-2] + bytes(10_000) + data[-2:], "here")
+    assert decoded.call_count == 4
+
+
+def test_a_jpeg_of_millions_of_segments_is_given_up():
+    data = encoded(photograph(64, 64), "JPEG").replace(b"JFIF\0\1", b"JFIF\0\2", 1)
+    broken = pytest.raises(PetalsError, match="here: the image is damaged or cut short")
+    with mock.patch.object(images, "_FILLING", wraps=images._FILLING) as filling, broken:
+        decode(data[:2] + b"\xff\xfe\0\2" * 100_000 + data[2:], "here")
+    assert filling.match.call_count <= images.MOST_SEGMENTS
 
 
 def of_samsungs(data: bytes) -> bytes:

@@ -12,7 +12,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +32,12 @@ from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
 from serving import served
+from serving.app import create_app
+from serving.metrics import Metrics
 from serving.pictures import Large, read
 from serving.refusals import Refusal
 from serving.served import Served, Shelf
+from serving.settings import Settings
 from serving.window import STEP, Window
 
 GOOD, LABELS = pictures(5000, 2)
@@ -47,8 +52,10 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def service(model):
     limits = ("--max-files", 8, "--max-bytes", 300_000, "--max-pixels", 3_000_000, "--window", 150)
-    with serving(model, "--version", "v1.2.3", "--revision", "abc1234", *limits) as service:
-        yield service
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEB_CONCURRENCY", "2")  # as some platforms do
+        with serving(model, "--version", "v1.2.3", "--revision", "abc1234", *limits) as service:
+            yield service
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -474,6 +481,7 @@ def test_headers_without_end_end_the_connection(service, start):
         client.sendall(start + b"a" * 66_000)
         answer = b"".join(iter(lambda: client.recv(10_000), b""))
     assert answer.startswith(b"HTTP/1.1 431 ")
+    service.logged(lambda line: line["message"] == "HTTP request with too large a head received.")
     assert service.get("/healthz").status_code == 200
 
 
@@ -785,6 +793,41 @@ def test_the_last_images_are_compared_a_multiple_of_fifty():
         window.add(list(zip(probabilities[start:end], features[start:end], strict=True)))
         count = min(end, 120) // STEP * STEP
         assert window.compare() == reference.compare(probabilities[end - count : end], features[end - count : end])
+
+
+def test_one_comparison_is_made_at_a_time():
+    """A limit of a number of images that is new takes much memory to find, and all who ask at once would find it."""
+    at_work = threading.Lock()
+
+    class Busy:
+        classes, mean = [1, 1], [0.0]
+
+        def compare(self, *_: np.ndarray) -> dict[str, float]:
+            assert at_work.acquire(blocking=False)
+            window.add([(np.zeros(2), np.zeros(1))])  # which need not wait
+            time.sleep(0)
+            at_work.release()
+            return {}
+
+    window = Window(Busy(), 100)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: window.compare(), range(200))) == [{}] * 200
+
+
+def test_settings_reach_those_whom_they_concern(model):
+    service = create_app(Settings(model=model, wait_ms=3)).state.service
+    assert service.batcher.wait == 0.003 and not service.batcher.arriving()
+    service.uploads.arriving.append(None)
+    assert service.batcher.arriving()
+
+
+def test_counters_begin_at_zero_so_that_an_increase_is_seen():
+    value = Metrics().registry.get_sample_value
+    for name, label, names in (
+        ("petals_refused_total", "reason", ("busy", "late")),
+        ("petals_model_loads_total", "outcome", ("taken up", "refused")),
+    ):
+        assert [value(name, {label: each}) for each in names] == [0, 0]
 
 
 def test_a_queue_that_does_not_hold_a_request_is_one_line():
