@@ -21,7 +21,7 @@ class Pair(NamedTuple):
 
 
 def find_duplicates(packed: dict[str, Packed]) -> list[Pair]:
-    """Near-duplicate pairs of all splits."""
+    """Near-duplicate pairs of all splits: of each image the nearest of each split, as near_duplicates lists them."""
     where = [(split, row) for split in SPLITS for row in range(len(packed[split].ids))]
     thumbnails = np.concatenate([packed[split].thumbnails for split in SPLITS])
     groups = np.repeat(np.arange(len(SPLITS)), [len(packed[split].ids) for split in SPLITS])

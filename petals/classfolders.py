@@ -36,7 +36,6 @@ class ImageFiles:
 
 def open_folders(root: Path) -> Dataset:
     """List the image files below `root` and give each its split, label and id; without a val folder `val` is empty."""
-    entries(root, root)  # a link that leads nowhere good is named before it is followed
     present = [split for split in SPLITS if (root / split).is_dir()]
     if present:
         check_names(entries(root))
@@ -93,7 +92,9 @@ def _why_empty(others: list[Path], labelled: bool = True) -> str:
         return f"no image in it that can be read, but {formats}: convert them to JPEG first"
     folders = [entry for entry in others if entry.is_dir() and not hidden(entry) and images_in(entry)]
     if folders and not labelled:
-        return "no image in it, but folders; it is unlabelled: move the images of its folders up into it"
+        return (
+            "no image in it, but folders; test has no labels: move the images up, or the folders to val, to be scored"
+        )
     if len(folders) == 1:
         return f"no image in it, but a folder, {shown(folders[0].name)}: move what that holds up one level; {LAYOUTS}"
     if folders:

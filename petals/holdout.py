@@ -30,14 +30,13 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
     taken: Counter[int] = Counter()
     rows: list[int] = []
 
-    def take(group: list[int], goal: Mapping[int, float]) -> bool:
+    def take(group: list[int], goal: Mapping[int, float]) -> None:
         """Set `group` aside if each of its classes keeps an image and comes nearer to its `goal`."""
         here = Counter(label_of[row] for row in group)
         if any(taken[label] + n / 2 > goal[label] or taken[label] + n >= sizes[label] for label, n in here.items()):
-            return False
+            return
         taken.update(here)
         rows.extend(group)
-        return True
 
     own: dict[int, list[list[int]]] = defaultdict(list)  # of each class, its groups
     for group in members.values():
@@ -51,7 +50,5 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
             if not taken[label]:
                 take(group, unbounded)
         if not taken[label]:
-            alone = [row for group in own[label] for row in group if label_of[row] == label][: wanted[label]]
-            taken[label] += len(alone)
-            rows += alone
+            rows += [row for group in own[label] for row in group if label_of[row] == label][: wanted[label]]
     return np.sort(np.asarray(rows, np.int64))

@@ -43,7 +43,7 @@ def decode(data: bytes, where: str, least: int | None = None) -> np.ndarray:
     claims more than MAX_PIXELS; that is known before memory for the pixels is taken.
     """
     if not data:
-        raise PetalsError(f"{where}: the image is empty (0 bytes)")
+        raise PetalsError(f"{where}: the image is empty (0 bytes); replace or remove it")
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, about size and odd metadata
             return _decode(data, least)

@@ -104,7 +104,7 @@ class Parts:
     def find(self, keys: Sequence[bytes]) -> np.ndarray | None:
         """The images (uint8, N × H × W × 3) that `keys` name, if one part has them all."""
         found = [self.rows.get(each) for each in keys]
-        if not found or None in found or len({shards for shards, _ in found}) != 1:
+        if None in found or len({shards for shards, _ in found}) != 1:
             return None
         self.counts.append(len(found))
         return self.shards[found[0][0]].read([row for _, row in found])

@@ -57,9 +57,9 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
         classes = list(CLASS_NAMES)
         notes.append(f"no classes.txt: the {len(classes)} class names of Petals to the Metal are used")
     check_classes(root, classes)
-    check_names(entries(folder))
-    splits, skipped = {}, []
-    entries(folder, root)  # refuses links that DVC would not follow
+    found = entries(folder, root)  # refuses links that DVC would not follow
+    check_names(found)
+    splits, skipped = {}, [entry for entry in found if entry.name not in SPLITS]
     for split in SPLITS:
         if not (folder / split).is_dir():
             if split == "train":
@@ -71,7 +71,7 @@ def open_records(root: Path, folder: Path, size: int) -> Dataset:
             raise PetalsError(f"{shown(folder / split)}: no .tfrec file; add them or remove the folder")
         splits[split] = [_record_file(file, size, len(classes), split != "test") for file in files]
         skipped += others
-    return Dataset("tfrecords", classes, splits, notes + skipped_note(root, skipped))
+    return Dataset("tfrecords", classes, splits, notes + skipped_note(folder, skipped))
 
 
 def _record_file(path: Path, size: int, classes: int, labelled: bool) -> RecordFile:

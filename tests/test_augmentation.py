@@ -97,6 +97,33 @@ def test_brightness_moves_by_its_share_at_most():
     assert -52 <= levels.min() < -40 and 40 < levels.max() <= 52  # kornia adds up to 0.2 of the whole range
 
 
+def test_contrast_moves_grey_by_its_share_and_saturation_does_not():
+    grey, ids = np.full((200, 4, 4, 3), 100, np.uint8), [str(n) for n in range(200)]
+    flat = render_views(grey, ids, 0, 1, view_policy(NOTHING | {"saturation": 0.2}, 4))
+    assert np.array_equal(flat, grey)
+    moved = render_views(grey, ids, 0, 1, view_policy(NOTHING | {"contrast": 0.2}, 4))[:, 0, 0, 0].astype(int) - 100
+    assert -21 <= moved.min() < -16 and 16 < moved.max() <= 21
+
+
+def test_a_crop_keeps_its_share_of_the_area_and_a_turn_its_degrees():
+    ramp = np.arange(64) * 4
+    x = np.broadcast_to(ramp.astype(np.uint8)[None, :, None], (64, 64, 3))
+    y = x.transpose(1, 0, 2)
+    ids = [str(n) for n in range(200)]
+
+    def slopes(**knobs: float) -> np.ndarray:
+        """How the views' level changes in the middle by a pixel to the right: of x and of y, in pixels of before."""
+        policy = view_policy(NOTHING | knobs, 64)
+        sides = [render_views(np.stack([each] * 200), ids, 0, 1, policy)[:, 31, 22:42, 0] for each in (x, y)]
+        return np.stack([(each[:, -1].astype(float) - each[:, 0]) / 19 / 4 for each in sides])
+
+    across, _ = slopes(crop_min=0.1)
+    assert across.min() < 0.45 and across.max() < 1.2
+    across, down = slopes(rotation=20)
+    turns = np.degrees(np.arctan2(down, across))
+    assert 17 < turns.max() < 21 and -21 < turns.min() < -17
+
+
 # --- draws ---
 
 

@@ -89,6 +89,8 @@ def test_noise_has_no_drift_its_deviation_and_no_pattern():
     neighbours = np.corrcoef(grain[:, 1:].ravel(), grain[:, :-1].ravel())[0, 1]
     images = np.corrcoef(grain[0].ravel(), grain[1].ravel())[0, 1]
     assert abs(neighbours) < 0.01 and abs(images) < 0.01
+    stronger = corrupt(grey, ["a", "b"], "noise", 2).astype(float) - 128
+    assert np.corrcoef(grain.ravel(), stronger.ravel())[0, 1] > 0.99, "the same grain, only more of it"
 
 
 def test_brightness_and_contrast_are_plain_arithmetic(photographs):

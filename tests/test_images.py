@@ -176,6 +176,12 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("fault", ["jfif 2.01", "zeros between segments"])
+def test_what_is_put_right_leaves_the_scans_of_a_progressive_jpeg_alone(fault: str):
+    data = encoded(photograph(480, 640), "JPEG", progressive=True)
+    np.testing.assert_array_equal(decode(FAULTS[fault](data), "here"), decode(data, "here"))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("least", [None, 60])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

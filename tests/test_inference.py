@@ -1,6 +1,7 @@
 """An exported model in use."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -67,6 +68,15 @@ def test_what_a_model_says_of_itself_must_make_sense(tmp_path, name, value):
 def test_a_model_that_names_other_classes_than_it_tells_apart(tmp_path):
     model = Model.open(tiny_model(tmp_path / "model.onnx", classes=["red", "green"]))
     with pytest.raises(PetalsError, match="it names 2 classes and answers with 3 probabilities; run dvc repro export"):
+        model.check()
+
+
+@pytest.mark.parametrize("off", [0.04, 0.06])
+def test_a_check_may_be_off_by_five_hundredths(tmp_path, off):
+    answer = Model.open(tiny_model(tmp_path / "model.onnx")).run(plain("red")[None])[0][0]
+    check = check_text(plain("red"), answer + np.array([off, -off, 0]))
+    model = Model.open(tiny_model(tmp_path / "model.onnx", check=check))
+    with pytest.raises(PetalsError, match="own check") if off > 0.05 else nullcontext():
         model.check()
 
 

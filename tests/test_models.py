@@ -281,6 +281,14 @@ def saved(tmp_path) -> Path:
     return path
 
 
+def test_the_mean_and_the_deviation_come_back_to_the_bit(tmp_path):
+    """Those of EfficientNet-Lite have no short decimal."""
+    model = seeded(0, "efficientnet_lite0", 3, 64)
+    save(model, ["rose", "lily", "iris"], tmp_path / "again.safetensors")
+    again, _ = load(tmp_path / "again.safetensors")
+    assert torch.equal(again.mean, model.mean) and torch.equal(again.std, model.std)
+
+
 def test_a_saved_model_loads_as_it_was(saved, tmp_path):
     model = seeded(0, "mobilevit_xxs", 3, 64).to(memory_format=torch.channels_last)
     save(model, ["rose", "lily", "iris"], tmp_path / "again.safetensors")

@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
+from petals.models import create
 from petals.optim import AdamW, AveragedWeights, adamw, warmup_cosine
 
 
@@ -75,6 +76,14 @@ optimizer.step()
 sys.exit("torch._dynamo" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, check=True)
+
+
+def test_the_biases_of_attention_do_not_decay():
+    """As its authors have it, though they are matrices."""
+    model = create("tiny_vit_5m", 3, 32, pretrained=False)
+    biases = {id(each) for name, each in model.named_parameters() if name.endswith("attention_biases")}
+    spared = {id(each) for group in adamw(model, 0.1, 0.5).param_groups[1::2] for each in group["params"]}
+    assert len(biases) == 10 and biases <= spared
 
 
 def test_decay_without_a_gradient_shrinks_by_lr_times_decay():

@@ -117,6 +117,13 @@ def test_rewriting_leaves_what_packing_them_alone_gives(folder: Path, rows: list
     assert all(path.is_file() and not path.name.startswith(".") for path in folder.iterdir())
 
 
+def test_rewriting_more_than_are_read_at_once(tmp_path: Path, make_split):
+    many = np.random.default_rng(1).integers(0, 256, (600, 4, 4, 3), dtype=np.uint8)
+    folder = make_split(tmp_path / "many", many, [0, 1] * 300)
+    rewrite(folder, [(PackedSplit(folder), np.arange(0, 600, 2))])
+    assert np.array_equal(PackedSplit(folder).images.read(range(300)), many[::2])
+
+
 @pytest.mark.parametrize("more", [0, 1, 7])
 def test_two_splits_become_what_packing_both_together_gives(folder: Path, make_split: Callable[..., Path], more: int):
     before = json.loads((folder / "meta.json").read_text())

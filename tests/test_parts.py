@@ -52,6 +52,20 @@ def test_a_part_that_is_not_whole_is_refused(tmp_path: Path):
         Parts(tmp_path)
 
 
+def test_a_view_is_found_where_pixels_knobs_seed_view_and_code_are_the_same(tmp_path: Path, make_split, monkeypatch):
+    def key_of(level: int = 1, hue: float = 0, seed: int = 1, view: int = 0) -> bytes:
+        folder = tmp_path / str(level)
+        if not folder.exists():
+            make_split(folder, np.full((2, 4, 4, 3), level, np.uint8), [0, 1])
+        split = packed.PackedSplit(folder)
+        split.ids = ["a", "b"]
+        return augment.Chunks(split, {"hue": hue}, seed, Parts(None)).keys(0, view)[0]
+
+    keys = [key_of(), key_of(level=2), key_of(hue=1), key_of(seed=2), key_of(view=1)]
+    monkeypatch.setattr(augment, "CODE", b"other")
+    assert len({*keys, key_of()}) == 6
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", ""])
 def test_what_is_no_part(text: str):
     with pytest.raises(ValueError, match="should be I/N"):

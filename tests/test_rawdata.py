@@ -109,6 +109,16 @@ def test_other_files_are_skipped_and_named(kaggle: Path):
     assert "train/README.md" in note and "train/.hidden.tfrec" in note
 
 
+def test_record_files_beside_the_splits_are_named(kaggle: Path):
+    folder = kaggle / "tfrecords-jpeg-192x192"
+    content = next(folder.rglob("*.tfrec")).read_bytes()
+    for path in (folder / "extra" / "00-192x192-1.tfrec", folder / "01-192x192-1.tfrec"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    note = opened(kaggle).notes[-1]
+    assert "extra" in note and "01-192x192-1.tfrec" in note
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -450,11 +460,11 @@ def test_a_split_folder_without_images(flowers: Path):
     assert fault(flowers).startswith(f"{flowers / 'val'}: no class folder with images")
 
 
-def test_a_test_split_with_class_folders_is_told_that_it_is_unlabelled(flowers: Path):
+def test_a_test_split_with_class_folders_is_told_that_it_has_no_labels(flowers: Path):
     for path in (with_splits(flowers) / "test").iterdir():
         path.unlink()
     images(flowers / "test" / "rose", "r9.jpg")
-    assert "it is unlabelled: move the images of its folders up into it" in fault(flowers)
+    assert "test has no labels: move the images up, or the folders to val, to be scored" in fault(flowers)
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "dev"])

@@ -121,6 +121,8 @@ def test_calibration_of_extremes():
     sure = np.eye(3, dtype=np.float32)
     assert calibration_error(np.array([0, 1, 2]), sure) == 0
     assert calibration_error(np.array([1, 2, 0]), sure) == 1
+    nearly = np.array([[0, 1.0], [0.96, 0.04]])  # both in the last of fifteen bins
+    assert calibration_error(np.array([0, 0]), nearly) == pytest.approx(abs(0.5 - 0.98))
     assert calibration_bins(np.array([0, 1, 0]), sure) == [
         {"confidence": 1.0, "accuracy": pytest.approx(2 / 3), "images": 3}
     ]

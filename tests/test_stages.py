@@ -28,6 +28,7 @@ from petals.checkpoint import Checkpoint
 from petals.drift import Reference
 from petals.inference import Model
 from petals.models import weights as model_weights
+from petals.optim import AveragedWeights
 from petals.params import TrainParams, load_params
 from petals.quantisation import Quantiser
 from petals.summary import summary
@@ -387,7 +388,8 @@ def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
     done(prepare, "data/leaky", *PREPARE)
     pairs = table("plots/duplicates.csv")
     across = [pair for pair in pairs if pair["split_a"] != pair["split_b"]]
-    assert len(across) == 6 and card()["near_duplicates"]["across_splits"] == 6
+    assert len(across) == 6 and card()["near_duplicates"]["across_splits"] == 6 and card()["dropped_from_train"] == 0
+    assert [(row["train"], row["val"]) for row in table("plots/classes.csv")] == [("8", "2")] * 3
     assert {(pair["id_a"], pair["id_b"]) for pair in across} == {
         (f"train/{name}/{name} {number}", f"val/{name}/{name} {number}") for name in COLOURS for number in (0, 1)
     }
@@ -398,6 +400,16 @@ def test_leaks_are_reported_with_both_ids_and_dropped_when_asked(folder):
     assert len(kept) == 18 and not {pair["id_a"] for pair in across} & set(kept)
     assert len(np.load("data/prepared/train/images-00000.npy")) == 18
     assert card()["dropped_from_train"] == 6
+
+
+def test_an_id_stands_in_one_split_only(folder):
+    tiny_records(folder / "data/tiny")
+    (_, first), *_ = read_records(next((folder / "data/tiny").rglob("train/00*.tfrec")))
+    val = next((folder / "data/tiny").rglob("val/00*.tfrec"))
+    examples = [decode_example(payload) for _, payload in read_records(val)]
+    examples[0]["id"] = decode_example(first)["id"]
+    write_records(val, [encode_example({name: each[name][0] for name in each}) for each in examples])
+    assert "stands twice" in refused(prepare, "data/tiny", *PREPARE)
 
 
 def test_a_class_without_images_is_no_reason_to_refuse_drop_leaks(folder):
@@ -565,11 +577,8 @@ def test_the_finish_is_on_whole_images(trained):
     assert len({whole, half, none}) == 3
 
 
-def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
-    tiny_records(folder / "data/tiny")
-    knobs(image_size=160, train_size=0.8, epochs=2, finish=0.25, batch_size=12, robustness=0)  # half an epoch is one
-    done(prepare, "data/tiny", *PREPARE)
-    done(augment, *AUGMENT)
+def shapes_of_training(monkeypatch) -> list[tuple[int, ...]]:
+    """A list to which train adds the shape of each batch that its network sees."""
     shapes, create = [], train.models.create
 
     def watched(*arguments):
@@ -578,8 +587,38 @@ def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
         return net
 
     monkeypatch.setattr(train.models, "create", watched)
+    return shapes
+
+
+def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
+    tiny_records(folder / "data/tiny")
+    knobs(image_size=160, train_size=0.8, epochs=2, finish=0.25, batch_size=12, robustness=0)  # half an epoch is one
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    shapes = shapes_of_training(monkeypatch)
     done(train, *TRAIN)
     assert shapes == [(12, 3, 128, 128)] * 2 + [(6, 3, 160, 160)] * 4
+
+
+def test_views_drawn_online_have_the_size_of_training(folder, monkeypatch):
+    tiny_records(folder / "data/tiny")
+    knobs(image_size=160, train_size=0.8, epochs=1, finish=0, views=0, batch_size=12, robustness=0)
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    shapes = shapes_of_training(monkeypatch)
+    numbers, update = [], AveragedWeights.update
+    monkeypatch.setattr(AveragedWeights, "update", lambda self, number: numbers.append(number) or update(self, number))
+    done(train, *TRAIN)
+    assert shapes == [(12, 3, 128, 128)] * len(shapes) and numbers == list(range(len(shapes))), "of each step its own"
+
+
+def test_scores_are_those_of_answers_calibrated_on_other_images(trained, monkeypatch):
+    done(evaluate, *EVALUATE)
+    monkeypatch.setattr(evaluate, "cross_fitted", lambda labels, scores: np.full_like(scores, 1 / scores.shape[1]))
+    done(evaluate, *EVALUATE)
+    classes = json.loads(Path("data/prepared/val/meta.json").read_text())["classes"]
+    found = json.loads(Path("metrics/evaluate.json").read_text())
+    assert found["nll"] == pytest.approx(np.log(len(classes)), abs=1e-4)
 
 
 def test_training_starts_from_a_file(trained):
@@ -650,6 +689,12 @@ def dwindling() -> Callable[..., dict[str, float]]:
     """Scores that are worse each time they are asked for."""
     falling = count(900, -50)
     return lambda labels, found: {"macro_f1": next(falling) / 1000, "accuracy": 0.5}
+
+
+def test_an_export_may_disagree_on_one_image_of_a_thousand(trained, monkeypatch):
+    done(evaluate, *EVALUATE)
+    monkeypatch.setattr(export, "agreement", lambda *_: 0.998)
+    assert "not written: ONNX Runtime agrees with PyTorch on 99.80%" in refused(export, *EXPORT)
 
 
 def test_an_export_that_disagrees_is_not_written(trained, monkeypatch):
