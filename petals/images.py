@@ -18,7 +18,7 @@ MOST_SEGMENTS = 1000  # before the pixels
 
 _PADDED = re.compile("([0-9]+) extraneous bytes before marker 0xd9")
 _END = b"\xff\xd9"
-_FILLING = re.compile(rb"(?:\0|\xff(?=\xff))*")
+_MARKER = re.compile(rb"[^\0\xff]")  # behind an 0xFF
 _EXIF_ORIENTATION = 0x0112
 # How to turn the stored pixels upright (Exif 2.32, tag 274).
 _UPRIGHT = {
@@ -152,9 +152,10 @@ def _segments(data: bytes) -> tuple[list[bytes], int]:
     """The segments up to the pixels (ITU-T T.81, B.1.1) without what fills between them, and where they end."""
     segments, at = [data[:2]], 2
     while segments[-1][1] != 0xDA:
-        if len(segments) > MOST_SEGMENTS:
-            raise ValueError("too many segments")
-        at = _FILLING.match(data, at).end()
+        marker = _MARKER.search(data, at)
+        if len(segments) > MOST_SEGMENTS or not marker or data[at : marker.start()][-1:] != b"\xff":
+            raise ValueError("too many segments, or one without a marker")
+        at = marker.start() - 1
         segments.append(data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])])
         at += len(segments[-1])
     return segments, at
