@@ -18,7 +18,7 @@ from benchmarks.lab import command, pipeline_folder
 from benchmarks.pairs import Row, ratios
 from petals import models
 from petals.augmentation import BatchAugmentation, to_floats, view_policy
-from petals.devices import autocast, set_up
+from petals.devices import autocast, choose_precision, set_up
 from petals.optim import adamw
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
@@ -39,6 +39,8 @@ class BareSteps:
         params = load_params(TrainParams, folder / "params.yaml")
         split = PackedSplit(folder / "data" / "prepared" / "train")
         self.device, self.precision = set_up(params.device, params.threads), params.precision
+        if self.precision == "auto":
+            self.precision, _ = choose_precision(self.device, models.MODELS[params.model].attention)
         net = models.create(params.model, len(split.classes), split.image_size, params.pretrained is True)
         self.net = net.to(self.device, memory_format=torch.channels_last).train()
         if params.pretrained:

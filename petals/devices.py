@@ -76,19 +76,23 @@ def describe(device: torch.device) -> str:
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def choose_precision(device: torch.device) -> tuple[str, str]:
+def choose_precision(device: torch.device, attention: bool) -> tuple[str, str]:
     """What `precision: auto` is on a device, bf16 or fp32, and why.
 
-    On a processor bf16 wins where there are tiles to multiply it (AMX). With AVX-512's instructions for it alone it
-    lost: convolutions gain little, and all else is converted back and forth.
+    On a processor bf16 wins where there are tiles to multiply it (AMX) and the network is made of `attention`. With
+    AVX-512's instructions for it alone it lost, and with AMX convolutions did: depthwise ones do not gain by tiles.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU has it"
         return "fp32", "this GPU has no bf16"
-    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
-        return "bf16", "this processor has AMX"
-    return "fp32", "bf16 is slower on a processor without AMX" if device.type == "cpu" else "bf16 was not tried here"
+    if device.type != "cpu":
+        return "fp32", "bf16 was not tried here"
+    if not torch.cpu._is_amx_tile_supported():
+        return "fp32", "bf16 is slower on a processor without AMX"
+    if not attention:
+        return "fp32", "convolutions are slower in bf16 on a processor"
+    return "bf16", "this processor has AMX"
 
 
 def compile_kernels(net: nn.Module, parts: int) -> None:
@@ -111,7 +115,5 @@ def compile_kernels(net: nn.Module, parts: int) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a forward pass in fp32 or bf16, or what `choose_precision` takes for auto."""
-    if precision == "auto":
-        precision, _ = choose_precision(device)
+    """The context of a forward pass in fp32 or bf16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

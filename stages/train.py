@@ -53,7 +53,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     device = set_up(distributed.local_device(params.device), params.threads)
     group = distributed.join(device)
     if params.precision == "auto":
-        precision, why = choose_precision(device)
+        precision, why = choose_precision(device, models.MODELS[params.model].attention)
         click.echo(f"precision: auto is {precision}, since {why}")
         params = params.model_copy(update={"precision": precision})
     data = TrainingImages(train, augmented, params.seed, params.balance)

@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 from petals.devices import autocast, choose_precision, compile_kernels, room_for_data, set_up
 from petals.errors import PetalsError
 from petals.files import write_text
+from petals.models import MODELS
 
 
 @pytest.fixture(autouse=True)
@@ -115,33 +116,37 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
         compile_kernels(torch.nn.Linear(1, 1), 1)
 
 
-@pytest.mark.parametrize(
-    ("precision", "amx", "expected"),
-    [
-        ("fp32", True, torch.float32),
-        ("bf16", False, torch.bfloat16),
-        ("auto", False, torch.float32),
-        ("auto", True, torch.bfloat16),
-    ],
-)
-def test_precision_of_a_forward_pass_on_the_processor(
-    precision: str, amx: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_of_a_forward_pass_on_the_processor(precision: str, expected: torch.dtype):
     layer = torch.nn.Linear(4, 4)
     with autocast(torch.device("cpu"), precision):
         assert layer(torch.ones(1, 4)).dtype == expected
     assert layer(torch.ones(1, 4)).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("amx", "model", "expected", "why"),
+    [
+        (True, "vit_ti_16", "bf16", "has AMX"),
+        (True, "vit_ti_conv", "bf16", "has AMX"),
+        (True, "tiny_vit_5m", "bf16", "has AMX"),
+        (True, "mobilevit_xs", "fp32", "convolutions"),
+        (True, "efficientnet_lite0", "fp32", "convolutions"),
+        (False, "vit_ti_16", "fp32", "without AMX"),
+    ],
+)
+def test_auto_on_a_processor_is_bf16_for_matrices_where_it_has_tiles(
+    amx: bool, model: str, expected: str, why: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    chosen, reason = choose_precision(torch.device("cpu"), MODELS[model].attention)
+    assert chosen == expected and why in reason
+
+
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_auto_is_bf16_on_a_gpu_that_has_it(has_bf16: bool, monkeypatch: pytest.MonkeyPatch):
-    asked = {}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: asked.update(kind=kind, enabled=enabled))
-    autocast(torch.device("cuda"), "auto")
-    assert asked == {"kind": "cuda", "enabled": has_bf16}
-    chosen, reason = choose_precision(torch.device("cuda"))
+    chosen, reason = choose_precision(torch.device("cuda"), attention=False)
     assert chosen == ("bf16" if has_bf16 else "fp32") and "this GPU has" in reason
 
 

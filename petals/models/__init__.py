@@ -21,7 +21,7 @@ class ModelSpec:
     """A model by name: `build(image_size, pretrained)` gives its backbone, with `width` and `stages()`.
 
     `mean` and `std` are in units of pixels in [0, 1]; one network takes `any_size` that petals.architectures allows
-    it, or only the one it was built for; `dropout` is the head's.
+    it, or only the one it was built for; it is mostly `attention`, or convolutions; `dropout` is the head's.
     """
 
     name: str
@@ -29,6 +29,7 @@ class ModelSpec:
     mean: Triple
     std: Triple
     any_size: bool = False
+    attention: bool = False
     dropout: float = 0.0
 
 
@@ -42,19 +43,19 @@ def _lite(variant: int, dropout: float) -> ModelSpec:
 
 def _vit(size: str, patch: int) -> ModelSpec:
     build = partial(transformers.patch_vit, f"vit_{size}/{patch}")
-    return ModelSpec(f"vit_{size}_{patch}", build, (0.5,) * 3, (0.5,) * 3)
+    return ModelSpec(f"vit_{size}_{patch}", build, (0.5,) * 3, (0.5,) * 3, attention=True)
 
 
 def _conv_vit(size: str) -> ModelSpec:
     def build(image_size: int, pretrained: bool) -> nn.Module:
         return transformers.conv_vit(size, image_size)
 
-    return ModelSpec(f"vit_{size}_conv", build, IMAGENET_MEAN, IMAGENET_STD)
+    return ModelSpec(f"vit_{size}_conv", build, IMAGENET_MEAN, IMAGENET_STD, attention=True)
 
 
 def _tiny_vit(size: str) -> ModelSpec:
     build = partial(transformers.TinyViTBackbone, size)
-    return ModelSpec(f"tiny_vit_{size}", build, IMAGENET_MEAN, IMAGENET_STD)
+    return ModelSpec(f"tiny_vit_{size}", build, IMAGENET_MEAN, IMAGENET_STD, attention=True)
 
 
 def _mobilevit(size: str) -> ModelSpec:
