@@ -188,7 +188,7 @@ def start_command(port: int) -> None:
 def stop_command() -> None:
     """End it; what was pushed stays in .petals/bucket."""
     stop()
-    click.echo(f"stopped, and .dvc/config.local is as it was; rm -r {FOLDER} deletes what was pushed")
+    click.echo(f"stopped, and the default remote is the former one; rm -r {FOLDER} deletes what was pushed")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,8 @@ def pull(root: str | Path = ".") -> list[str]:
 def push(root: str | Path = ".") -> None:
     """Send what the remote lacks; only where there is something does that need the right to write.
 
-    Raises PetalsError if it does not take it, or if something that belongs there is neither there nor here.
+    Raises PetalsError if it does not take it, or if something that belongs there is neither there nor here. A folder
+    is there where its list is: a file that the remote has lost since is found by `pull` alone.
     """
     check_access(root)
     if lacking(root):

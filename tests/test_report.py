@@ -5,11 +5,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import REPOSITORY
 from markdown_it import MarkdownIt
 from scipy.stats import chi2
 from sklearn.metrics import accuracy_score, f1_score
@@ -150,6 +152,14 @@ def test_a_better_branch_is_said_to_be_better(repository):
 
     assert report("HEAD", "before").splitlines()[0].endswith("worse, more than noise")
     assert report("before", "before").splitlines()[0].endswith("the same prediction for every image")
+
+
+def test_a_console_that_cannot_show_an_arrow_shows_its_number(repository):
+    repository.commit(run_files(["rose"], ["rose"]), "before")
+    code = "from petals.report.__main__ import main; main(['before', 'HEAD'])"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "\\u2192" in done.stdout, done.stderr
 
 
 def test_scores_of_other_code_or_settings_than_those_beside_them_are_doubted(repository):

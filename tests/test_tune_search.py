@@ -4,9 +4,12 @@ import hashlib
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from project import environment
 
@@ -454,3 +457,62 @@ def test_a_queue_that_dvc_is_just_writing_is_read_again(repository, monkeypatch)
     message.write_text(text[:40])
     with pytest.raises(PetalsError, match=r"^\.dvc/tmp/exps/celery, where DVC keeps its queue, cannot be read: "):
         found.look()
+
+
+class Lossy(Instant):
+    """One that outlives the search; the workers of `lost` are killed before their experiments end."""
+
+    def __init__(self, *lost: str) -> None:
+        super().__init__(lambda values: 1 - abs(values["lr"] - 0.01))
+        self.lost, self.queued = {*lost}, []
+
+    def names(self) -> set[str]:
+        return {*self.values}
+
+    def queue(self, name, values) -> None:
+        super().queue(name, values)
+        self.queued.append(name)
+
+    def running(self, rev: str) -> bool:
+        return False
+
+    def give_up(self, name: str, waiting: bool) -> None:
+        self.lost.remove(name)
+
+    def error(self, name: str) -> str:
+        return "gone"
+
+    def look(self) -> Seen:
+        active = {name: name for name in self.lost & self.values.keys()}
+        return Seen({}, active, {name: name for name in self.values if name not in active})
+
+
+def test_a_search_that_is_killed_before_any_line_of_its_journal_ends_as_one_that_is_not(make, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    writes, append = count(), JournalFileBackend.append_logs
+
+    def patched(backend, logs) -> None:
+        if next(writes) == fatal:
+            raise Killed
+        append(backend, logs)
+
+    def run(name: str) -> tuple[list, list]:
+        tuner = make(name)
+        tuner.run(5, lambda done: None)
+        return [(each.state, each.user_attrs["settings"]) for each in searching.counted(tuner.study)], dvc.queued
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", patched)
+    monkeypatch.setattr(searching, "Experiments", lambda: dvc)
+    fatal, dvc = -1, Lossy("tune-000", "tune-002")
+    whole, _ = run("whole")
+    total = next(writes)
+    assert total > 50
+    for at in range(total):
+        fatal, writes, dvc = at, count(), Lossy("tune-000", "tune-002")
+        with suppress(Killed):
+            run(f"killed-{at}")
+        fatal = -1
+        trials, queued = run(f"killed-{at}")
+        assert trials == whole and len(queued) == len(set(queued)), f"killed before line {at}"

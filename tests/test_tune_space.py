@@ -211,7 +211,7 @@ def test_only_what_trials_have_in_common_is_in_the_fingerprint(folder):
     assert fingerprint(search, values | {"epochs": 5}) != first
     assert fingerprint(search.model_copy(update={"seeds": [1, 2]}), values) != first
     (folder / "stages").mkdir()
-    for path in ("stages/train.py", f"{values['data']}.dvc"):
+    for path in ("stages/train.py", f"{values['data']}.dvc", "data.dvc"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("another")
         former, first = first, fingerprint(search, values)

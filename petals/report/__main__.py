@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from petals.commands import show_all_names
 from petals.errors import PetalsError
 from petals.report.page import report
 from petals.report.revisions import resolve
@@ -31,6 +32,7 @@ def main(base: str, head: str, fail_under: float | None) -> None:
     compared, as on a first run, or are too large for an interval, --fail-under does not apply and says so
     on standard error.
     """
+    show_all_names()
     try:
         if fail_under is not None and not math.isfinite(fail_under):
             raise PetalsError(f"--fail-under should be a finite number such as -0.01, but is {fail_under}")

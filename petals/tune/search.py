@@ -130,16 +130,16 @@ class Tuner:
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = Trial(self.study, frozen._trial_id)
             if "settings" not in frozen.user_attrs:  # a proposal half made; it is made anew
-                trial.set_user_attr("lost", True)
-                self.study.tell(trial, state=TrialState.FAIL)
-                if "fixed_params" in frozen.system_attrs:
-                    self.study.enqueue_trial(frozen.system_attrs["fixed_params"])
+                self.put_back(trial, True, frozen.system_attrs.get("fixed_params"))
+                continue
+            if "lost" in frozen.user_attrs:
+                self.put_back(trial, KILLED, frozen.params)
                 continue
             run = self.make(trial, frozen.user_attrs["settings"])
             if len(run.scores) == len(run.names):  # it was killed before it could say so
                 self.settle(run)
                 continue
-            run.hopeless = not run.scores and bool(frozen.intermediate_values) and trial.should_prune()
+            run.hopeless = not run.scores and trial.should_prune()
             stopped = frozen.user_attrs.get("stopped") and run.name not in present
             if run.name in known and not stopped:
                 self.say(f"{run.name}: taken up again")
@@ -213,8 +213,8 @@ class Tuner:
     def follow(self, run: Running, rev: str) -> None:
         run.missed = 0
         if not self.experiments.running(rev):
+            self.lose(run)  # before DVC is told, which takes seconds in which the search may be killed
             self.experiments.give_up(run.name, waiting=False)
-            self.lose(run)
             return
         if self.search.curve and not run.scores:
             self.report(run, self.experiments.curve(rev, self.search.curve))
@@ -287,10 +287,16 @@ class Tuner:
         if before + 1 >= LOSSES:
             self.fail(run, f"{KILLED}, {LOSSES} times")
             return
-        run.trial.set_user_attr("lost", KILLED)
-        self.study.tell(run.trial, state=TrialState.FAIL)
-        self.study.enqueue_trial(run.trial.params)
+        self.put_back(run.trial, KILLED, run.trial.params)
         self.leave(run, f"{KILLED}; its settings are tried again")
+
+    def put_back(self, trial: Trial, why: bool | str, settings: dict | None) -> None:
+        """End a trial that was lost, and queue its settings, if there are any; whole again if it is killed within."""
+        trial.set_user_attr("lost", why)
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if settings and all(each.system_attrs["fixed_params"] != settings for each in waiting):
+            self.study.enqueue_trial(settings)
+        self.study.tell(trial, state=TrialState.FAIL)
 
     def leave(self, run: Running, said: str) -> None:
         if run in self.running:

@@ -231,7 +231,9 @@ def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.ya
     rest = {knob: value for knob, value in sorted(values.items()) if knob not in {*search.space, "seed"}}
     digest = hashlib.blake2b(json.dumps([search.model_dump(), rest], sort_keys=True).encode(), digest_size=16)
     stages = stages_of(read_mapping(pipeline), pipeline)
-    data = {Path(f"{values['data']}.dvc"), Path(f"data/weights/{values['pretrained']}.dvc")}
+    folder = Path(str(values["data"]))
+    data = {Path(f"{each}.dvc") for each in (folder, *folder.parents)}
+    data.add(Path(f"data/weights/{values['pretrained']}.dvc"))
     code = {Path(dep) for stage in stages.values() for dep in stage.get("deps", [])}
     for path in sorted({Path(pipeline), *code, *data}):
         if path.is_file():

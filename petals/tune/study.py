@@ -1,5 +1,6 @@
 """Optuna's study in a file, and its trials as the search sees them."""
 
+import os
 from pathlib import Path
 
 import optuna
@@ -18,7 +19,7 @@ def open_study(path: Path, name: str, search: Search) -> optuna.Study:
     if path.is_file():
         whole = path.read_bytes().rpartition(b"\n")
         if whole[2]:  # a kill cut the last line short
-            path.write_bytes(whole[0] + whole[1])
+            os.truncate(path, len(whole[0]) + len(whole[1]))
     Path(f"{path}.lock").unlink(missing_ok=True)  # of a search that was killed; petals.tune holds a lock of its own
     pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=search.curve_from - 1)
     try:
