@@ -180,6 +180,24 @@ def test_scores_of_other_code_or_settings_than_those_beside_them_are_doubted(rep
     assert "- In base, `stages/train.py`, `lr` changed after" in report("HEAD", "before")
 
 
+def test_scores_that_were_edited_after_the_run_are_doubted(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    md5 = hashlib.md5(files["metrics/evaluate.json"].encode()).hexdigest()
+    out = f"    outs: [{{path: metrics/evaluate.json, hash: md5, md5: {md5}, size: 1}}, {{path: data/prepared"
+    files["dvc.lock"] = files["dvc.lock"].replace("    outs: [{path: data/prepared", out)
+    repository.commit(files, "before")
+    assert "`dvc.lock`" not in report("before")
+    repository.commit(files | {"metrics/evaluate.json": files["metrics/evaluate.json"] + "\n"})
+    assert "- In head, `metrics/evaluate.json` changed after the run that `dvc.lock` names" in report("before")
+
+
+def test_dates_in_the_settings_are_shown_as_they_are(repository):
+    files = run_files(["rose", "iris"], ["rose", "iris"])
+    repository.commit(files, "before")
+    repository.commit(files | {"params.yaml": files["params.yaml"] + "a: 2020-01-01\nb: {2020-01-01: 1}\n"})
+    assert "2020-01-01" in report("before")
+
+
 def test_scores_of_other_data_or_of_code_that_is_gone_are_doubted(repository):
     files = run_files(["rose", "iris"], ["rose", "iris"])
     code = (

@@ -459,6 +459,16 @@ def test_a_queue_that_dvc_is_just_writing_is_read_again(repository, monkeypatch)
         found.look()
 
 
+def test_scores_count_after_as_many_trials_as_startup_says(make, monkeypatch):
+    found = []
+    for sign in (1, -1):
+        monkeypatch.setattr(searching, "Experiments", lambda sign=sign: Instant(lambda values: sign * values["lr"]))
+        tuner = make(f"tune{sign}")
+        tuner.run(6, lambda done: None)
+        found.append(proposed(tuner))
+    assert [one == other for one, other in zip(*found, strict=True)] == [True] * 3 + [False] * 3
+
+
 class Lossy(Instant):
     """One that outlives the search; the workers of `lost` are killed before their experiments end."""
 
