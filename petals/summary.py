@@ -52,7 +52,7 @@ def _summary(root: Path) -> str:
     empty = {"plots/mistakes.jpg": final, "data/submission.csv": not images["test"]}
     shown = [(path, what) for path, what in LOOK if not empty.get(path)]
     lines += ["", *(f"  {path:<25}{what}" for path, what in shown), ""]
-    lines.append("  dvc plots show --open: curves and confusion, in a browser with access to the internet")
+    lines.append("  dvc plots show --open  curves and confusion; needs access to the internet")
     return "\n".join(lines)
 
 

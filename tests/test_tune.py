@@ -207,7 +207,7 @@ def test_two_trials_run_at_once_and_outlive_a_search_that_is_killed(project, mon
     kill_worker("killed-001")
     for each in opened:
         each.close()
-    monkeypatch.setattr(Experiments, "PATIENCE", 5.0)
+    monkeypatch.setattr(Experiments, "PATIENCE", 15.0)
     done = tune(*arguments)
     assert done.exit_code == 0, done.output
     assert [f"killed-00{number}: taken up again" in done.output for number in (0, 1)] == [True, True]
