@@ -138,24 +138,18 @@ def test_the_temperature_is_that_of_the_adjusted_answers():
     assert found > 1.1 * before
 
 
-def test_a_final_model_is_adjusted_at_the_temperature_of_its_training_images_and_keeps_one():
+def test_a_final_model_is_adjusted_at_the_temperature_of_train_and_keeps_one():
     train = SimpleNamespace(labels=np.array([0, 0, 0, 1]), classes="abc", final=True)  # none of the last class
     scores = np.tile(np.float32([[0.6, 0.3, 0.1]]), (4, 1))
     net = SimpleNamespace(head=nn.Linear(3, 3), temperature=torch.tensor(1.0))
     nn.init.zeros_(net.head.bias)
-    calibrate(net, train, None, SimpleNamespace(predict=lambda *_: scores), 1.0, "fit")
-    expected = fit_temperature(train.labels, scores) * class_offsets(np.array([3, 1, 0]), 1.0)
-    assert net.head.bias.tolist() == pytest.approx(expected.tolist(), rel=1e-5) and net.temperature == 1
-
-
-def test_a_final_model_is_adjusted_at_the_temperature_of_train():
-    net = SimpleNamespace(head=nn.Linear(2, 2), temperature=torch.tensor(1.0))
-    train = SimpleNamespace(labels=np.array([0, 0, 0, 1]), classes="ab", final=True)
     asked = []
 
     def predict(net: object, split: object) -> np.ndarray:
         asked.append(split)
-        return np.tile(np.float32([[0.6, 0.4]]), (4, 1))
+        return scores
 
     calibrate(net, train, SimpleNamespace(labels=np.array([1])), SimpleNamespace(predict=predict), 1.0, "fit")
-    assert asked == [train]
+    expected = fit_temperature(train.labels, scores) * class_offsets(np.array([3, 1, 0]), 1.0)
+    assert asked == [train] and net.temperature == 1
+    assert net.head.bias.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
