@@ -17,7 +17,7 @@ from petals.tfrecord import encode_example, write_records
 
 COLOURS = {"crocus": (120, 60, 190), "daisy": (240, 240, 230), "tulip": (200, 30, 40)}
 SMALL = {
-    "image_size": 32,
+    "image_size": 40,  # as the pictures: else each worker of prepare imports torch to resize a dozen
     "views": 1,
     "epochs": 2,
     "min_steps": 0,

@@ -81,6 +81,7 @@ class Small(torch.nn.Module):
         return self.norm(self.conv(x)).relu().flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch itself
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
 def test_a_compiled_network_learns_the_same_and_keeps_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -42,7 +42,7 @@ def test_several_knobs_in_a_temporary_folder(project):
 
 
 def test_a_sweep_in_the_queue_with_two_workers(project):
-    run("dvc exp run --queue evaluate -S 'lr=choice(2e-3,2e-4)'", project)
+    run("dvc exp run --queue train -S 'lr=choice(2e-3,2e-4)'", project)
     run("dvc exp run --run-all --jobs 2", project)
     rates = {row["lr"] for row in shown(project)}
     assert {"0.002", "0.0002"} <= rates and head_is_clean(project)

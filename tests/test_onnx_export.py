@@ -127,6 +127,7 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(exported, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_the_same_weights_give_the_same_bytes(exported, tmp_path, capfd):
     model, _, path = exported
     model.train()

@@ -15,6 +15,7 @@ def integers(seed: int, count: int = 300, classes: int = 5, right: float = 0.7):
     return actual, *sides
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_scipys_paired_bootstrap():
     actual, base, head = integers(1)
 
@@ -97,6 +98,7 @@ def test_intervals_call_no_difference_real_that_mcnemars_test_could_not(won, bey
     assert (binomtest(won, won).pvalue < 0.05) == beyond
 
 
+@pytest.mark.slow
 def test_the_interval_of_one_model_is_corrected_for_bias():
     actual, predicted, _ = integers(5, count=60, classes=20)
     ours = statistics.macro_f1_interval(actual, predicted, 20)

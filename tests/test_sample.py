@@ -97,6 +97,7 @@ def test_one_image_rendered_alone_is_that_in_the_file(tiny):
         assert decode_example(example("val", index, label, 16, 3)) == found[index]
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_and_another_order_give_the_same_bytes(tiny, tmp_path):
     assert sum(write(tmp_path / "two", TINY, 16, 3, workers=2)) == 624
     assert files_of(tmp_path / "two") == files_of(tiny)

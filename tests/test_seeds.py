@@ -168,6 +168,7 @@ def test_many_copies_of_one_image_stay_together(tmp_path: Path):
     assert sorted(map(len, copies)) == [0, 0, 8]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_run_up_to_its_scores(tmp_path: Path):
     tiny_folders(tmp_path / "photographs")
     settings = SMALL | {"epochs": 1, "robustness": 0, "data": str(tmp_path / "photographs")}

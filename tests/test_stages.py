@@ -81,8 +81,20 @@ def trained(ran, folder) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def graph(ran) -> onnx.ModelProto:
+    """The network of that model, exported."""
+    return onnx_export.network(model_weights.load(ran / "models/model.safetensors")[0])
+
+
+@pytest.fixture
+def exported_once(graph, monkeypatch) -> None:
+    """That is what torch's exporter gives, which takes seconds each time."""
+    monkeypatch.setattr(onnx_export, "network", lambda net: graph)
+
+
 def knobs(**changed: object) -> None:
-    values = {**yaml.safe_load(ORIGINAL), **SMALL, "epochs": 1, **changed}
+    values = {**yaml.safe_load(ORIGINAL), **SMALL, "image_size": 32, "epochs": 1, **changed}
     Path("params.yaml").write_text(yaml.safe_dump(values))
 
 
@@ -130,6 +142,7 @@ def test_all_five_with_the_policy_online(folder):
         assert Path(picture_file).read_bytes().startswith(b"\xff\xd8")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_precision_is_not_taken_up(trained, monkeypatch):
     """`precision: auto` is bf16 on one processor and fp32 on another of the same capability."""
     keys = []
@@ -141,6 +154,7 @@ def test_a_checkpoint_of_another_precision_is_not_taken_up(trained, monkeypatch)
     assert [each["precision"] for each in keys] == ["bf16", "fp32"]
 
 
+@pytest.mark.slow
 def test_batch_norms_that_learn_get_two_images_at_least(folder):
     tiny_records(folder / "data/tiny")
     knobs(freeze_stats=False, batch_size=6, accumulate=4)
@@ -157,6 +171,7 @@ def test_batch_norms_that_learn_get_two_images_at_least(folder):
     assert refused(train, *TRAIN) == needed.format(4, 2, "lower accumulate, or raise batch_size")
 
 
+@pytest.mark.slow
 def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     tiny_records(folder / "data/tiny")
     knobs(epochs=2, min_steps=35, warmup_epochs=5.0)
@@ -174,6 +189,7 @@ def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     assert rates[0] == load_params(TrainParams).lr  # the warm-up is half of all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("final", [False, True])
 def test_epochs_of_a_moment_are_not_each_saved(folder, monkeypatch, final: bool):
     tiny_records(folder / "data/tiny")
@@ -187,6 +203,7 @@ def test_epochs_of_a_moment_are_not_each_saved(folder, monkeypatch, final: bool)
     assert last == 4 * first, "after the first epoch, and at the end"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("final", [False, True])
 def test_a_rare_class_is_adjusted_and_once_only(folder, final: bool):
     tiny_folders(folder / "data/folders")
@@ -216,6 +233,7 @@ def test_a_rare_class_is_adjusted_and_once_only(folder, final: bool):
     assert Path("models/model.safetensors").read_bytes() == once
 
 
+@pytest.mark.slow
 def test_the_temperature_goes_into_the_model_and_its_export(trained):
     assert "fitted to val" in Path("said").read_text()
     temperature = json.loads(Path("models/model.json").read_text())["temperature"]
@@ -272,6 +290,7 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
     assert "none, as it is trained on val too" in summary()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("final", [False, True])
 def test_a_given_temperature_scales_the_answers_and_what_is_added_for_rare_classes(folder, final: bool):
     tiny_folders(folder / "data/folders")
@@ -561,6 +580,7 @@ def test_a_model_of_other_classes_is_refused(trained):
     assert "classes" in refused(export, *EXPORT)
 
 
+@pytest.mark.slow
 def test_the_finish_is_on_whole_images(trained):
     """Of all epochs, it is the run that has no views and no policy, to the byte."""
     unchanged = dict.fromkeys(POLICY_KNOBS, 0) | {"crop_min": 1}
@@ -590,6 +610,7 @@ def shapes_of_training(monkeypatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+@pytest.mark.slow
 def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
     tiny_records(folder / "data/tiny")
     knobs(image_size=160, train_size=0.8, epochs=2, finish=0.25, batch_size=12, robustness=0)  # half an epoch is one
@@ -600,6 +621,7 @@ def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
     assert shapes == [(12, 3, 128, 128)] * 2 + [(6, 3, 160, 160)] * 4
 
 
+@pytest.mark.slow
 def test_views_drawn_online_have_the_size_of_training(folder, monkeypatch):
     tiny_records(folder / "data/tiny")
     knobs(image_size=160, train_size=0.8, epochs=1, finish=0, views=0, batch_size=12, robustness=0)
@@ -621,6 +643,7 @@ def test_scores_are_those_of_answers_calibrated_on_other_images(trained, monkeyp
     assert found["nll"] == pytest.approx(np.log(len(classes)), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_file(trained):
     Path("data/weights").mkdir()
     weights = Path("models/model.safetensors").rename("data/weights/flowers.safetensors")
@@ -656,10 +679,10 @@ def test_the_first_stage_refuses_what_cannot_be_trained(folder, changed, said):
     assert not Path("data/prepared").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("exported_once")
 def test_export_in_int8_or_not(trained, monkeypatch):
     done(evaluate, *EVALUATE)
-    graph = onnx_export.network(model_weights.load("models/model.safetensors")[0])
-    monkeypatch.setattr(onnx_export, "network", lambda net: graph)  # ten seconds, and the same for both exports
     monkeypatch.setattr(Quantiser, "by_sensitivity", lambda quantiser, progress: quantiser.layers)
     knobs(image_size=32, max_f1_drop=1.0)
     assert "int8, 50 of 50 layers: macro F1 on val changes by +0.0000" in done(export, *EXPORT)
@@ -691,12 +714,15 @@ def dwindling() -> Callable[..., dict[str, float]]:
     return lambda labels, found: {"macro_f1": next(falling) / 1000, "accuracy": 0.5}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("exported_once")
 def test_an_export_may_disagree_on_one_image_of_a_thousand(trained, monkeypatch):
     done(evaluate, *EVALUATE)
     monkeypatch.setattr(export, "agreement", lambda *_: 0.998)
     assert "not written: ONNX Runtime agrees with PyTorch on 99.80%" in refused(export, *EXPORT)
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_an_export_that_disagrees_is_not_written(trained, monkeypatch):
     done(evaluate, *EVALUATE)
     honest = export.answers
@@ -733,6 +759,7 @@ def plain_weights(uneven) -> bytes:
         return Path(TRAIN[4]).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("knob", "value"),
     [
@@ -748,6 +775,7 @@ def test_each_knob_of_training_changes_the_weights(uneven, plain_weights, monkey
     assert Path(TRAIN[4]).read_bytes() != plain_weights
 
 
+@pytest.mark.slow
 def test_each_share_of_the_augmentation_is_for_what_it_is_called(uneven, monkeypatch):
     monkeypatch.chdir(uneven)
     made, make = [], train.BatchAugmentation
@@ -762,6 +790,7 @@ def test_each_share_of_the_augmentation_is_for_what_it_is_called(uneven, monkeyp
     assert made == [(0.1, 0.2, 0.3, 0.4)] * 2
 
 
+@pytest.mark.slow
 def test_another_seed_begins_with_another_head_and_draws_other_numbers(uneven, monkeypatch):
     monkeypatch.chdir(uneven)
     heads, seeds, reseed = [], [], train.reseed
@@ -781,6 +810,7 @@ def test_another_seed_begins_with_another_head_and_draws_other_numbers(uneven, m
     assert len(set(seeds)) == len(seeds)
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_epoch_is_its_own(uneven, monkeypatch):
     monkeypatch.chdir(uneven)
     losses, step = [], train.Trainer.step
@@ -792,6 +822,7 @@ def test_the_loss_of_an_epoch_is_its_own(uneven, monkeypatch):
     assert found == pytest.approx(np.mean(np.reshape(losses, (3, -1)), axis=1), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_final_model_without_a_test_split_is_compared_with_val(uneven, folder):
     shutil.copytree(uneven, folder, dirs_exist_ok=True)
     knobs(final=True)
@@ -826,16 +857,17 @@ def test_precision_and_support_are_those_of_the_predictions(trained):
         assert int(each["support"]) == sum(row["actual"] == each["class"] for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("exported_once")
 def test_int8_of_a_final_model_that_changes_its_answers_is_not_kept(trained, monkeypatch):
     done(evaluate, *EVALUATE)
     meta = Path("models/model.json")
     meta.write_text(meta.read_text().replace('"final": false', '"final": true'))
-    graph, agreement = onnx_export.network(model_weights.load("models/model.safetensors")[0]), export.agreement
+    agreement = export.agreement
 
     def disagreement(found: np.ndarray, expected: np.ndarray) -> float:
         return agreement(found, expected) if np.allclose(found, expected, atol=1e-4) else 0.9
 
-    monkeypatch.setattr(onnx_export, "network", lambda net: graph)
     monkeypatch.setattr(Quantiser, "by_sensitivity", lambda quantiser, progress: quantiser.layers)
     monkeypatch.setattr(quantisation, "SHARES", (1 / 2,))
     monkeypatch.setattr(export, "agreement", disagreement)
