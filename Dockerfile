@@ -28,7 +28,7 @@ RUN /build/docker/install.sh /opt/venv /build/serving/requirements.txt /build/co
 FROM base AS serve
 COPY --from=serve-build /opt/venv /opt/venv
 COPY --from=serve-build /app /app
-COPY docker/health.py /app/health.py
+COPY --chmod=0644 docker/health.py /app/health.py
 WORKDIR /app
 USER 10001:10001
 ENV PETALS_MODEL=/model/model.onnx \
@@ -52,18 +52,24 @@ RUN --mount=type=bind,source=.git,target=/build/.git /build/docker/checkout.sh /
 # With CUDA, which is pip's own choice on Linux, or without:
 # --build-arg PIP_EXTRA_INDEX_URL=<the index of PyTorch's CPU builds>
 FROM git AS train
+# For torch.compile.
+RUN apt-get update && \
+    apt-get install --yes --no-install-recommends "g++=4:12.2.*" && \
+    rm -rf /var/lib/apt/lists/*
 ARG PIP_EXTRA_INDEX_URL=
 COPY docker/install.sh requirements.txt constraints.txt /build/
 RUN /build/install.sh /opt/venv /build/requirements.txt /build/constraints.txt && \
     install --directory --owner=petals --group=petals /workspace
 COPY --from=checkout /opt/petals /opt/petals
-# The root file system may be read-only: DVC and Git write to /workspace alone, all else to /tmp.
+# The root file system may be read-only: DVC and Git write to /workspace alone, and so does torch.compile, as nothing in
+# a tmpfs of Docker's may be executed; all else to /tmp.
 ENV DVC_NO_ANALYTICS=1 \
     DVC_SITE_CACHE_DIR=/tmp/dvc \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_VISIBLE_DEVICES=all \
     PETALS_REPOSITORY=/opt/petals \
-    PETALS_WORKSPACE=/workspace
+    PETALS_WORKSPACE=/workspace \
+    TORCHINDUCTOR_CACHE_DIR=/workspace/.petals/inductor
 USER 10001:10001
 VOLUME /workspace
 WORKDIR /workspace

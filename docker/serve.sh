@@ -5,6 +5,7 @@ set -euo pipefail
 python=$(realpath --no-symlinks "$2/bin/python")
 mkdir -p "$3"
 cp -R "$1/petals" "$1/serving" "$3"
+chmod -R a+rX "$3" # the clone may be closed to others, and the service is none of its group
 cd "$3"
 if "$python" -c "import torch" 2> /dev/null; then
   echo "PyTorch is installed in $2: something in serving/requirements.txt brings it" >&2

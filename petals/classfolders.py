@@ -9,6 +9,7 @@ from petals.dataset import LAYOUTS, SPLITS, UNLABELLED, Dataset, Record, check_c
 from petals.errors import PetalsError
 from petals.listing import IMAGES, composed, entries, hidden, images_in, read_classes, scan, shown, unread
 
+_RESERVED = "a class that is called train, val or test needs another name"
 _CHUNK = 256  # image files that one worker reads at a time
 
 
@@ -40,7 +41,7 @@ def open_folders(root: Path) -> Dataset:
     if present:
         check_names(entries(root))
     if present and "train" not in present:
-        raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}")
+        raise PetalsError(f"{shown(root)}: a {present[0]} folder but no train folder; {LAYOUTS}; {_RESERVED}")
     train = root / "train" if present else root
     files, skipped = _scan_classes(root, train)
     classes = _label_order(root, train, files)
@@ -82,7 +83,8 @@ def _scan_classes(root: Path, folder: Path) -> tuple[dict[str, list[Path]], list
             raise PetalsError(f"{shown(entry)}: {_why_empty(others)}")
         skipped += others
     if not files:
-        raise PetalsError(f"{shown(folder)}: no class folder with images; {LAYOUTS}")
+        hint = "" if folder == root else f"; {_RESERVED}"
+        raise PetalsError(f"{shown(folder)}: no class folder with images; {LAYOUTS}{hint}")
     return files, skipped
 
 

@@ -50,9 +50,10 @@ class Dataset:
 
 def check_names(beside: list[Path]) -> None:
     """Raise PetalsError for a folder with another name of a split, such as Train, where none beside it has its own."""
+    folders = {entry.name for entry in beside if entry.is_dir()}  # as they are written: to a Mac, Train is train too
     for entry in beside:
         split = OTHER_NAMES.get(entry.name.lower(), entry.name.lower())
-        if split in SPLITS and entry.is_dir() and not entry.with_name(split).is_dir():
+        if split in SPLITS and entry.name in folders and split not in folders:
             raise PetalsError(f"{shown(entry)}: the {SPLITS[split]} split's folder should be called {split}; rename it")
 
 

@@ -13,8 +13,9 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
     """The rows (int64, ascending) of about `fraction` of the images of each class: one at least, never all.
 
     A class of one image keeps it. `labels` and `groups` are int, N. What has one number in `groups` is set aside as a
-    whole or not at all, since a photograph whose twin was learnt from is no test; but for a class whose images are all
-    alike, or go with all of another: its images are taken one by one, so that no class goes without.
+    whole or not at all, since a photograph whose twin was learnt from is no test; but for a class of which that leaves
+    less than half of its share, as where all images are alike but a few that are like none: what it lacks is taken
+    one by one.
 
     Images are taken in an order that depends on the last part of their ids, the file's name, alone. So photographs that
     come later leave most of the others where they were.
@@ -28,7 +29,7 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
     sizes = Counter(label_of)
     wanted = {label: min(size - 1, max(1, int(size * fraction + 0.5))) for label, size in sizes.items()}
     taken: Counter[int] = Counter()
-    rows: list[int] = []
+    aside: set[int] = set()
 
     def take(group: list[int], goal: Mapping[int, float]) -> None:
         """Set `group` aside if each of its classes keeps an image and comes nearer to its `goal`."""
@@ -36,7 +37,10 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
         if any(taken[label] + n / 2 > goal[label] or taken[label] + n >= sizes[label] for label, n in here.items()):
             return
         taken.update(here)
-        rows.extend(group)
+        aside.update(group)
+
+    def too_few(label: int) -> bool:
+        return 2 * taken[label] < wanted[label]
 
     own: dict[int, list[list[int]]] = defaultdict(list)  # of each class, its groups
     for group in members.values():
@@ -47,8 +51,9 @@ def set_aside(labels: np.ndarray, ids: Sequence[str], groups: np.ndarray, fracti
     for label in sorted(sizes):
         # Where its groups are larger than what is wanted: the smallest that leaves an image of each class.
         for group in sorted(own[label], key=len):
-            if not taken[label]:
+            if too_few(label) and group[0] not in aside:
                 take(group, unbounded)
-        if not taken[label]:
-            rows += [row for group in own[label] for row in group if label_of[row] == label][: wanted[label]]
-    return np.sort(np.asarray(rows, np.int64))
+    for label in filter(too_few, sorted(sizes)):
+        left = [row for group in own[label] for row in group if label_of[row] == label and row not in aside]
+        aside.update(left[: wanted[label] - taken[label]])
+    return np.sort(np.fromiter(aside, np.int64))

@@ -12,7 +12,7 @@ from petals import images, resizing
 from petals.dataset import SPLITS
 from petals.duplicates import THUMBNAIL, thumbnails
 from petals.errors import PetalsError
-from petals.files import replacing
+from petals.files import STATE, replacing, write_text
 from petals.images import decode, square
 from petals.packed import Shards, create_shards, write_labels
 from petals.parallel import Work, in_order
@@ -23,6 +23,7 @@ from petals.resizing import bicubic
 CODE = code(images, resizing, sys.modules[__name__])  # that decides a pixel
 TOGETHER = 16  # images to write at once
 MOST_NAMED = 20  # of the images that cannot be read
+UNREADABLE = STATE / "unreadable.txt"
 NONE = np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)
 
 
@@ -70,17 +71,21 @@ def pack(
 ) -> Iterator[tuple[str, Packed]]:
     """Write each split of `dataset` to its folder in `folder`, and yield its name and what is known of it.
 
-    Raises PetalsError at the first record that is at fault, and for all images of a split that cannot be read. The
-    bytes are the same however `work` divides it: each source knows the rows it fills. Images that are ready in the
-    folder `parts` are not decoded again.
+    Raises PetalsError at the first record that is at fault, and at the end for all images that cannot be read, the list
+    of which is in UNREADABLE. The bytes are the same however `work` divides it: each source knows the rows it fills.
+    Images that are ready in the folder `parts` are not decoded again.
     """
     # All splits at once, so that no worker waits for the others at the end of each.
     begun = {split: begin(dataset.splits[split], folder / split, image_size, work, parts) for split in SPLITS}
+    faults = []
     for split, results in begun.items():
         packed = joined(progress(results, split, "part", len(dataset.splits[split])))
+        if faults := faults + packed.faults:
+            continue
         meta = {"classes": dataset.classes, "image_size": image_size, "split": split, "source": dataset.layout}
         write_labels(folder / split, packed.labels, packed.ids, **meta)
         yield split, packed
+    refuse(faults)
 
 
 def pack_part(
@@ -96,6 +101,7 @@ def pack_part(
     with replacing(part.folder(output)) as folder:
         results = begin(sources, folder, image_size, work, keyed=True)
         packed = joined(progress(results, f"part {part.number} of {part.of}", "part", len(sources)))
+        refuse(packed.faults)
         save_keys(folder, packed.keys)
     return len(packed.keys)
 
@@ -118,10 +124,8 @@ def begin(
 
 
 def joined(results: Iterable[Packed]) -> Packed:
-    """What is known of the images of all `results` together; raises PetalsError where some cannot be read."""
+    """What is known of the images of all `results` together."""
     done = list(results)
-    if faults := [fault for packed in done for fault in packed.faults]:
-        raise PetalsError(listed(faults))
     return Packed(
         ids=[each for packed in done for each in packed.ids],
         places=[each for packed in done for each in packed.places],
@@ -129,14 +133,21 @@ def joined(results: Iterable[Packed]) -> Packed:
         thumbnails=np.concatenate([NONE, *(packed.thumbnails for packed in done)]),
         keys=[each for packed in done for each in packed.keys],
         ready=sum(packed.ready for packed in done),
+        faults=[fault for packed in done for fault in packed.faults],
     )
 
 
-def listed(faults: list[str]) -> str:
+def refuse(faults: list[str]) -> None:
+    """Raise PetalsError where there are images that cannot be read, and write down which if they are many."""
+    if not faults:
+        return
     if len(faults) == 1:
-        return faults[0]
-    more = [f"… and {len(faults) - MOST_NAMED} more"] if len(faults) > MOST_NAMED else []
-    return "\n  ".join([f"{len(faults)} images cannot be read:", *faults[:MOST_NAMED], *more])
+        raise PetalsError(faults[0])
+    more = []
+    if len(faults) > MOST_NAMED:
+        write_text(UNREADABLE, "".join(f"{fault}\n" for fault in faults))
+        more = [f"… and {len(faults) - MOST_NAMED} more; all of them are in {UNREADABLE}"]
+    raise PetalsError("\n  ".join([f"{len(faults)} images cannot be read:", *faults[:MOST_NAMED], *more]))
 
 
 def pack_source(job: Job) -> Packed:

@@ -36,23 +36,25 @@ def calibrate(
 ) -> str:
     """Raise the answers of `net` for rare classes in the bias of its head, and set its temperature.
 
-    That is the number `given`, or, where it is "fit", fitted to `val`: once to adjust by, and once more to the adjusted
-    answers. Where `train` holds the images of `val` too, nothing unseen is left to fit it to: the adjustment goes by
-    the temperature of `train`, and that of `net` stays 1.
+    That is the number `given`, or, where it is "fit", fitted to `val`: once to adjust by, whatever is given, so that no
+    number changes which class is named; and once more to the adjusted answers. Where `train` holds the images of `val`
+    too, nothing unseen is left to fit it to: the adjustment goes by the number given, or else by the temperature of
+    `train`, and that of `net` stays 1.
     Says in a line what was done.
     """
     offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
-    if given != "fit":
-        before = after = given
-        said = f"temperature {given:g}, as params.yaml has it"
-    elif train.final and not offsets.any():
-        before, after, said = 1.0, 1.0, FINAL
-    else:
+    before, after, said = 1.0, 1.0, FINAL
+    if train.final and given != "fit":
+        before = given
+    elif offsets.any() or not train.final:
         known = train if train.final else val
         scores = group.predict(net, known)
         before = fit_temperature(known.labels, scores)
-        after = 1.0 if train.final else fit_temperature(known.labels, rescale(scores, 1.0, before * offsets))
-        said = FINAL if train.final else f"temperature {after:.3f}, fitted to val"
+    if given != "fit":
+        after, said = given, f"temperature {given:g}, as params.yaml has it"
+    elif not train.final:
+        after = fit_temperature(val.labels, rescale(scores, 1.0, before * offsets))
+        said = f"temperature {after:.3f}, fitted to val"
     net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
     net.temperature.fill_(after)
     return said

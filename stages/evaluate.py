@@ -100,6 +100,8 @@ def main(
     usual = (guesses, features_of_test) if info["final"] and len(guesses) else (scores, features)
     write_text(reference, Reference.of(*usual).to_json())
     write_json(metrics, results)
+    if info["final"] and not len(guesses):
+        click.echo(f"drift: no test split, so {reference} describes images that were learnt from; limits mean little")
     click.echo(f"{said}; {len(guesses)} rows in {submission}")
 
 

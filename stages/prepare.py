@@ -125,7 +125,10 @@ def compose_train(
     after = np.concatenate([packed[split].labels[rows] for split, rows in kept.items()])
     if len(emptied := np.setdiff1d(before, after)):
         name = classes[emptied[0]]
-        raise PetalsError(f"drop_leaks: all training images of {name!r} are near-duplicates of unseen ones; add others")
+        raise PetalsError(
+            f"drop_leaks: all training images of {name!r} are near-duplicates of unseen ones; "
+            "add others, or set drop_leaks: false"
+        )
     parts = [(PackedSplit(folder / split), rows) for split, rows in kept.items()]
     rewrite(folder / "train", parts, **({"final": True} if final else {}))
 

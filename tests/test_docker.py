@@ -98,9 +98,19 @@ def test_the_builder_gets_what_is_copied_and_nothing_else():
         for words in instructions
         if words[0] == "COPY" and not words[1].startswith("--from")
         for source in words[1:-1]
+        if not source.startswith("--")
     }
     assert copied | {".git"} == let_in
     assert all((REPOSITORY / name).exists() for name in let_in)
+
+
+def test_all_may_read_what_the_service_runs_and_training_may_compile():
+    assert ["COPY", "--chmod=0644", "docker/health.py", "/app/health.py"] in stages()["serve"]
+    train = stages()["train"]
+    assert any(word.startswith('"g++=') for words in train for word in words if words[1] == "apt-get")
+    settings = dict(word.split("=", 1) for words in train if words[0] == "ENV" for word in words[1:])
+    # In a tmpfs, as deploy.md has /tmp, Docker lets nothing be executed.
+    assert Path(settings["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(settings["PETALS_WORKSPACE"])
 
 
 def test_a_release_puts_the_model_where_the_service_looks_for_it():
@@ -118,7 +128,9 @@ def image(tmp_path_factory) -> Path:
     path = f"{folder}/venv/bin:{environment()['PATH']}"  # as in the Dockerfile
     install = f"{DOCKER}/install.sh {folder}/venv serving/requirements.txt constraints.txt"
     run(install, REPOSITORY, PATH=path, PIP_RETRIES="12")
-    run(f"{DOCKER}/serve.sh {REPOSITORY} {folder}/venv {folder}/app", REPOSITORY)
+    closed = "cp -R petals serving $0 && chmod -R go= $0/petals $0/serving"  # as a clone made under umask 077
+    run(f"mkdir {folder}/build && sh -c '{closed}' {folder}/build", REPOSITORY)
+    run(f"{DOCKER}/serve.sh {folder}/build {folder}/venv {folder}/app", REPOSITORY)
     shutil.copy(DOCKER / "health.py", folder / "app")
     write_model(folder / "model.onnx")
     folder.chmod(0o755)

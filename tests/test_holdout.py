@@ -1,5 +1,7 @@
 """Which photographs are set aside for validation where the data have no split of their own."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,6 +58,23 @@ def test_a_class_that_is_one_burst_goes_without_no_validation():
     assert sorted(name[0] for name in aside(groups=groups)) == ["i", "r", "r"]
 
 
+@pytest.mark.parametrize("alike", [99, 95, 91])
+def test_the_few_that_are_like_none_are_not_all_the_validation_of_a_class(alike: int):
+    """Parts before one background: thumbnails of nearly all of them are alike, and the others are the odd ones out."""
+    groups = np.maximum(np.arange(100), alike - 1)
+    ids = [f"{n:03}" for n in range(200)]
+    rows = set_aside(np.repeat([0, 1], 100), ids, np.concatenate([groups, groups + 100]), 0.2)
+    assert np.bincount(rows // 100).tolist() == [20, 20]
+    odd = {row for row in range(200) if row % 100 >= alike}
+    assert odd <= set(rows), "what has no twin that was learnt from comes first"
+
+
+def test_half_of_its_share_is_enough_for_a_class():
+    groups = [89] * 90 + list(range(90, 110))
+    rows = set_aside(np.repeat([0, 1], [100, 10]), [f"{n:03}" for n in range(110)], np.array(groups), 0.2)
+    assert rows[rows < 100].tolist() == list(range(90, 100)), "none is torn"
+
+
 def test_classes_that_look_like_one_another_are_not_left_out_for_one_that_does_not():
     labels = np.repeat([0, 1, 2], 10)
     rows = set_aside(labels, [f"{n}" for n in range(30)], np.array([0] * 20 + list(range(20, 30))), 0.2)
@@ -69,10 +88,12 @@ def test_every_class_of_two_images_is_on_both_sides_and_groups_are_torn_for_that
     left = np.setdiff1d(np.arange(len(images)), rows)
     assert set(labels[left]) == set(labels)
     assert set(labels[rows]) == {label for label in labels if (labels == label).sum() > 1}
-    for group in set(groups[rows]) & set(groups[left]):
-        torn = set(labels[rows][groups[rows] == group])
-        whole = [other for other in set(groups[rows]) - set(groups[left]) if torn <= set(labels[groups == other])]
-        assert not whole
+    torn = set(groups[rows]) & set(groups[left])
+    whole = Counter(label for row, label in enumerate(labels) if row in rows and groups[row] not in torn)
+    for label in {label for row, label in zip(rows, labels[rows], strict=True) if groups[row] in torn}:
+        size = (labels == label).sum()
+        wanted = min(size - 1, max(1, int(size * fraction + 0.5)))
+        assert 2 * whole[label] < wanted == (labels[rows] == label).sum()
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])

@@ -124,17 +124,22 @@ def test_the_first_bad_record_ends_it_in_a_line(tmp_path: Path, workers: int):
     assert "\n" not in str(error.value)
 
 
-def test_all_images_that_cannot_be_read_are_named(tmp_path: Path):
-    """Whoever has thirty of them does not want to find one a run."""
+def test_all_images_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever has thirty of them does not want to find one a run, or those of one split."""
+    monkeypatch.chdir(tmp_path)
     raw = tmp_path / "raw"
-    for number in range(24):
-        path = raw / ("iris", "rose")[number > 0] / f"{number:02d}.jpg"
+    for number in range(26):
+        split, kind = ("val" if number >= 24 else "train"), ("iris", "rose")[number > 0]
+        path = raw / split / kind / f"{number:02d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(number) if number in (0, 7) else b"no image")
     with pytest.raises(PetalsError) as error:
         pack_train(open_dataset(raw, SIZE), tmp_path / "packed", SIZE)
     first, *named, last = str(error.value).splitlines()
-    assert first == "22 images cannot be read:" and last == "  … and 2 more" and len(named) == 20
+    assert first == "24 images cannot be read:" and len(named) == 20
+    assert last == "  … and 4 more; all of them are in .petals/unreadable.txt"
+    listed = (tmp_path / ".petals/unreadable.txt").read_text().splitlines()
+    assert [f"  {each}" for each in listed[:20]] == named and "val/rose/25.jpg" in listed[23] and len(listed) == 24
     assert named[0].endswith("rose/01.jpg: not a JPEG, PNG or WebP image; convert or remove it")
     assert "rose/08.jpg" in named[6] and not (tmp_path / "packed/train/meta.json").exists()
 

@@ -50,6 +50,7 @@ def test_a_value_that_is_not_in_the_space_is_told():
     search, values = load_search("tune.yaml", [])
     assert search.outside(values) == []
     assert sorted(search.outside(values | {"lr": 0.1, "head_lr": True, "frozen": 0.5})) == ["frozen", "head_lr", "lr"]
+    assert search.outside(values | {"head_lr": 2.5}) == ["head_lr"], "which Optuna would make 2 of"
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,11 @@ class Experiments:
 
     def records(self) -> dict[str, Path]:
         """The folder of each experiment that a worker has begun, by name."""
-        found = {}
-        for path in sorted(Path(self.tasks.pid_dir).glob("*/*.run"), key=lambda path: path.stat().st_mtime):
+        found = []
+        for path in Path(self.tasks.pid_dir).glob("*/*.run"):
             with contextlib.suppress(*UNSETTLED):
-                found[str(ExecutorInfo.load_json(str(path)).name)] = path.parent
-        return found
+                found.append((path.stat().st_mtime, str(ExecutorInfo.load_json(str(path)).name), path.parent))
+        return {name: folder for _, name, folder in sorted(found)}  # the latest of a name
 
     def running(self, rev: str) -> bool:
         """Whether the process of an active experiment lives, or has a worker that will start or collect it."""

@@ -69,6 +69,9 @@ class IntRange(Range):
     low: int
     high: int
 
+    def holds(self, value: Value) -> bool:
+        return super().holds(value) and value == int(value)
+
     def suggest(self, trial: optuna.Trial, knob: str) -> int:
         return trial.suggest_int(knob, self.low, self.high, log=self.log)
 
