@@ -62,7 +62,7 @@ def augment(image: Image.Image, size: int) -> Image.Image:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--size", default=160, show_default=True, help="Pixels.")
 @click.option("--epochs", default=12, show_default=True)
-@click.option("--lr", default=3e-4, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True)
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--threads", default=2, show_default=True, help="Of torch.")
 @click.option("--seed", default=1, show_default=True)
