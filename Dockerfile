@@ -69,7 +69,7 @@ ENV DVC_NO_ANALYTICS=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     PETALS_REPOSITORY=/opt/petals \
     PETALS_WORKSPACE=/workspace \
-    TORCHINDUCTOR_CACHE_DIR=/workspace/.petals/inductor
+    TORCHINDUCTOR_CACHE_DIR=/workspace/petals/.petals/inductor
 USER 10001:10001
 VOLUME /workspace
 WORKDIR /workspace

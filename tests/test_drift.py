@@ -63,11 +63,11 @@ def test_what_is_usual_is_how_far_each_image_is_from_the_others():
 @pytest.mark.parametrize(("known", "images"), [(25, 200), (100, 200), (270, 170)])
 def test_more_features_than_images_raise_nothing(known, images):
     raised = []
-    for seed in range(24):
+    for seed in range(60):
         probabilities, features = many_features(known + images, seed)
         reference = Reference.of(probabilities[:known], features[:known])
         raised += alarms(reference, probabilities[known:], features[known:])
-    assert len(raised) <= 1
+    assert len(raised) <= 2
 
 
 def test_a_feature_that_never_moved_does_not_outweigh_the_others():

@@ -460,6 +460,13 @@ def test_a_split_folder_without_images(flowers: Path):
     assert fault(flowers).startswith(f"{flowers / 'val'}: no class folder with images")
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_class_with_the_name_of_a_split_is_told_to_take_another(tmp_path: Path, name: str):
+    for kind in ("car", "plane", name):
+        images(tmp_path / kind, "a.jpg", "b.jpg")
+    assert fault(tmp_path).endswith("a class that is called train, val or test needs another name")
+
+
 def test_a_test_split_with_class_folders_is_told_that_it_has_no_labels(flowers: Path):
     for path in (with_splits(flowers) / "test").iterdir():
         path.unlink()

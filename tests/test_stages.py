@@ -292,7 +292,7 @@ def test_a_final_model_learns_from_val_and_is_not_scored(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("final", [False, True])
-def test_a_given_temperature_scales_the_answers_and_what_is_added_for_rare_classes(folder, final: bool):
+def test_a_given_temperature_scales_the_answers_and_what_is_added_goes_by_it_in_a_final_run_alone(folder, final: bool):
     tiny_folders(folder / "data/folders")
     for path in sorted(Path("data/folders/tulip").iterdir())[3:]:
         path.unlink()
