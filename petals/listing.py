@@ -37,7 +37,7 @@ def composed(path: Path, name: str) -> str:
 
 def controls(name: str) -> bool:
     """Whether `name` holds a control character or a line break, with which tables and pictures could not be read."""
-    return any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in name)
+    return not name.isprintable() and any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in name)
 
 
 def entries(folder: Path, root: Path | None = None) -> list[Path]:

@@ -9,16 +9,16 @@ from typing import Any
 import click
 import torch
 
-from petals import checkpoint
 from petals.commands import Command
 from petals.errors import PetalsError
+from petals.fingerprint import LIBRARIES, version
 from petals.params import read_mapping
 from petals.tables import write_json
 
 RECORD = "machine.json"
 LOCK = "dvc.lock"
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
-LIBRARIES = (*checkpoint.LIBRARIES, "kornia_rs", "simplejpeg", "pillow", "safetensors", *EXPORT)
+INSTALLED = (*LIBRARIES, "kornia_rs", "simplejpeg", "pillow", "safetensors", *EXPORT)
 FLAGS = (  # that the kernels of PyTorch and ONNX Runtime choose by
     *("fma", "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
     *("asimd", "asimddp", "i8mm", "sve"),
@@ -37,7 +37,7 @@ def fingerprint(root: str | Path = ".") -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "libc": " ".join(platform.libc_ver()).strip() or "unknown",
         "python": platform.python_version(),
-        **{name: checkpoint.version(name) for name in LIBRARIES},
+        **{name: version(name) for name in INSTALLED},
     }
 
 

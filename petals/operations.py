@@ -15,7 +15,7 @@ class DrawnOnly(nn.Module):
     Kornia itself computes a new batch, to keep the drawn ones of it.
     """
 
-    def __init__(self, operation: K.RandomErasing | K.RandomGaussianBlur) -> None:
+    def __init__(self, operation: K.RandomGaussianBlur) -> None:
         super().__init__()
         self.operation = operation
 
@@ -31,6 +31,38 @@ class DrawnOnly(nn.Module):
         rows = drawn.to(images.device)
         changed = self.operation.apply_transform(images[rows], own, self.operation.flags)
         return images.index_copy_(0, rows, changed)
+
+
+class RandomErasing(nn.Module):
+    """Kornia's, in place, which writes to the rectangles alone."""
+
+    def __init__(self, scale: tuple[float, float], share: float) -> None:
+        super().__init__()
+        self.operation = K.RandomErasing(scale=scale, p=share)
+
+    def forward(self, images: Tensor) -> Tensor:
+        params = self.operation.forward_parameters(images.shape)
+        rectangles = torch.stack([params[name] for name in ("xs", "ys", "widths", "heights")], 1).long().tolist()
+        for row in (params["batch_prob"] > 0.5).nonzero()[:, 0].tolist():
+            left, top, width, height = rectangles[row]
+            images[row, :, top : top + height, left : left + width] = self.operation.value
+        return images
+
+
+class RandomResizedCrop(K.RandomResizedCrop):
+    """Kornia's, all images of a batch at once where that is not on a processor.
+
+    Image by image a GPU is slow, most of all with deterministic algorithms, for which torch resizes in many steps. The
+    pixels are the same but for rounding.
+    """
+
+    def apply_transform(
+        self, input: Tensor, params: dict[str, Tensor], flags: dict, transform: Tensor | None = None
+    ) -> Tensor:
+        if not input.is_cpu:
+            flags = flags | {"cropping_mode": "resample"}
+            transform = self.compute_transformation(input, params, flags)
+        return super().apply_transform(input, params, flags, transform)
 
 
 class HorizontalFlip(nn.Module):

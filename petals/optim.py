@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw as adamw_step
 
+NO_DECAY = ("biases", "positions", "cls_token")  # ends of names
+
 
 class AdamW:
     """AdamW (Loshchilov & Hutter, 2019) by the fused kernel of torch.optim.AdamW, without the class around it.
@@ -52,12 +54,14 @@ class AdamW:
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float, head_lr: float = 1.0) -> AdamW:
-    """AdamW that decays matrices and kernels, but no bias (those of TinyViT's attention are matrices) and no norm.
+    """AdamW that decays matrices and kernels, but no bias, no norm, and nothing that a ViT adds to its tokens.
+
+    Some of these are matrices too: the biases of TinyViT's attention, and the embeddings of positions.
 
     `model.head`, which is new, learns `head_lr` times as fast as the rest: each group has its `scale` of the rate.
     """
     parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    decaying = {id(each) for name, each in parameters.items() if each.ndim > 1 and not name.endswith("biases")}
+    decaying = {id(each) for name, each in parameters.items() if each.ndim > 1 and not name.endswith(NO_DECAY)}
     head = {id(each) for each in model.head.parameters()} if head_lr != 1 else set()
     groups = [
         {"params": [each for each in parameters.values() if (id(each) in decaying, id(each) in head) == (decayed, new)]}

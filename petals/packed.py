@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 
 from petals.errors import PetalsError
 from petals.files import replacing, write_text
+from petals.tables import write_json
 
 SHARD_BYTES = 64 * 2**20
 PIXELS_AT_ONCE = 16 * 224**2
@@ -136,8 +137,7 @@ def write_labels(folder: Path, labels: Sequence[int], ids: Sequence[str], **meta
     """
     save_array(folder / "labels.npy", np.asarray(labels, np.int64))
     write_text(folder / "ids.json", json.dumps(list(ids), ensure_ascii=False, indent=0) + "\n")
-    meta = {**meta, "count": len(ids)}
-    write_text(folder / "meta.json", json.dumps(meta, ensure_ascii=False, indent=2) + "\n")
+    write_json(folder / "meta.json", {**meta, "count": len(ids)})
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from types import ModuleType
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -49,9 +51,13 @@ def pool(workers: int | None = None) -> Iterator[Work]:
     def work(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         # The workers inherit this: Ctrl-C reaches all processes of a terminal, but is for the parent to handle.
         former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        program = sys.modules["__main__"]
+        if getattr(function, "__module__", None) != "__main__":  # then they need not import this program as well
+            sys.modules["__main__"] = ModuleType("__main__")
         try:
             return executor.map(function, tasks)
         finally:
+            sys.modules["__main__"] = program
             signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     try:

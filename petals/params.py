@@ -1,6 +1,7 @@
 """params.yaml as one typed model a stage.
 
-The file is read by the rules of YAML 1.2, as DVC writes it: `1e-05` is a number there, `on` is text.
+The file is read by the rules of YAML 1.2, as DVC writes it: `1e-05` is a number there, `on` is text. Numbers in hex
+and octal are text as well.
 """
 
 import difflib
@@ -128,6 +129,13 @@ class TrainParams(StageParams):
     compile: bool
     device: Device
     threads: Threads
+
+    @field_validator("compile")
+    @classmethod
+    def batches_are_whole(cls, compiled: bool, info: ValidationInfo) -> bool:
+        if compiled and info.data.get("accumulate", 1) > 1:
+            raise ValueError("should be false where accumulate is more than 1")
+        return compiled
 
     @field_validator("cutmix")
     @classmethod

@@ -76,7 +76,7 @@ class TrainingImages:
 
         An image of a class of n comes in proportion to 1 / n ** `balance`: 1 makes all classes equally frequent, 0.5 is
         the square root of Mahajan et al. ("Exploring the limits of weakly supervised pretraining", 2018). They are
-        drawn at even distances (systematic resampling), and what comes twice in a pass comes in two versions.
+        drawn at even distances (systematic resampling), and what comes twice in a pass comes in two of its versions.
         """
         labels = self.split.labels
         share = np.bincount(labels)[labels] ** -self.balance

@@ -22,6 +22,7 @@ PROCESSES, MAIN = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("RANK", "
 # As Python, torch on a GPU, torch on a processor, and ONNX Runtime put it.
 OUT_OF_MEMORY = re.compile(
     "MemoryError|OutOfMemory|out of memory|not enough memory|can't allocate memory|Failed to allocate memory"
+    "|STATUS_ALLOC_FAILED"
 )
 
 

@@ -11,6 +11,7 @@ from petals.devices import describe, set_up
 from petals.drift import Reference
 from petals.errors import PetalsError
 from petals.files import write_text
+from petals.fingerprint import fingerprint
 from petals.models import weights
 from petals.packed import PackedSplit
 from petals.params import EvaluateParams, load_params
@@ -53,7 +54,7 @@ def main(
     device = set_up(distributed.local_device(params.device), params.threads)
     group = distributed.join(device)
     if group.size > 1:
-        group.check(checkpoint.fingerprint(params.model_dump() | {"device": describe(device)}, [val, test]))
+        group.check(fingerprint(params.model_dump() | {"device": describe(device)}, [val, test]))
     if group.main:
         checkpoint.discard_finished()
     with group.borrowed(model, model.with_suffix(".json")) as (weights_file, _):
@@ -144,13 +145,13 @@ def leave_empty(plots: Path) -> dict[str, object]:
 
 
 def draw_mistakes(split: PackedSplit, scores: np.ndarray, path: Path) -> None:
-    """The 24 most confident errors, each with its true and its predicted class."""
+    """The 24 most confident errors, each with its id, its true and its predicted class."""
     predicted = scores.argmax(1)
     wrong = np.flatnonzero(predicted != split.labels)
     worst = wrong[np.argsort(-scores[wrong].max(1), kind="stable")][:24]
     tiles = list(split.images.read(worst)) if len(worst) else []
     captions = [
-        f"true: {split.classes[split.labels[row]]}\npredicted: {split.classes[predicted[row]]}\n"
+        f"{split.ids[row]}\ntrue: {split.classes[split.labels[row]]}\npredicted: {split.classes[predicted[row]]}\n"
         f"confidence: {scores[row].max():.0%}"
         for row in worst
     ]

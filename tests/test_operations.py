@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from petals.operations import CutMix, DrawnOnly, HorizontalFlip, MixUp, RandomHue, hsv_to_rgb
+from petals.operations import (
+    CutMix,
+    DrawnOnly,
+    HorizontalFlip,
+    MixUp,
+    RandomErasing,
+    RandomHue,
+    RandomResizedCrop,
+    hsv_to_rgb,
+)
 
 torch.manual_seed(1)
 SMOOTH = torch.rand(12, 3, 40, 30)
@@ -40,15 +49,8 @@ def test_hues_beside_a_bend_are_kornias(sextant: int):
         assert torch.equal(hsv_to_rgb(hsv), kornia.color.hsv_to_rgb(hsv))
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [
-        K.RandomErasing(scale=(0.02, 0.2), p=0.4),
-        K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=0.4),
-    ],
-    ids=lambda operation: type(operation).__name__,
-)
-def test_what_is_not_drawn_is_not_computed(operation: torch.nn.Module):
+def test_what_is_not_drawn_is_not_computed():
+    operation = K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=0.4)
     ours, computed = DrawnOnly(operation), 0
     for _ in range(20):
         params = ours.forward_parameters(SMOOTH.shape)
@@ -57,6 +59,29 @@ def test_what_is_not_drawn_is_not_computed(operation: torch.nn.Module):
         computed += sum(len(call.args[0]) for call in apply.mock_calls)
         assert torch.equal(found, operation(SMOOTH, params=params))
     assert 0.2 < computed / (20 * len(SMOOTH)) < 0.6
+
+
+@pytest.mark.parametrize("size", [(40, 30), (7, 64)], ids=str)
+def test_erasing_is_kornias(size: tuple[int, int]):
+    scale, images = (0.02, 0.9), torch.rand(50, 3, *size)  # up to the edges
+    ours, theirs = RandomErasing(scale, 0.7), K.RandomErasing(scale=scale, p=0.7)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected, after = theirs(images), torch.rand(())
+        torch.manual_seed(seed)
+        found = ours(images.clone())
+        assert torch.equal(found, expected) and torch.equal(torch.rand(()), after)
+        assert not torch.equal(found, images)
+
+
+def test_crops_of_all_images_at_once_are_those_of_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    ours, theirs = (each((24, 24), scale=(0.35, 1.0), p=1.0) for each in (RandomResizedCrop, K.RandomResizedCrop))
+    params = theirs.forward_parameters(SMOOTH.shape)
+    expected = theirs(SMOOTH, params=params)
+    assert torch.equal(ours(SMOOTH, params=params), expected)
+    monkeypatch.setattr(Tensor, "is_cpu", False)  # as on a GPU
+    found = ours(SMOOTH, params=params)
+    assert not torch.equal(found, expected) and torch.allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

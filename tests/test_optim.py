@@ -34,6 +34,20 @@ def test_kernels_and_matrices_decay_but_no_bias_and_no_norm():
     assert {id(p) for p in spared["params"]} == {id(model[0].bias), id(model[1].weight), id(model[1].bias)}
 
 
+@pytest.mark.parametrize(
+    ("name", "ends", "count"),
+    [("tiny_vit_5m", ("attention_biases",), 10), ("vit_ti_16", ("positions", "cls_token"), 2)],
+)
+def test_of_what_has_two_dimensions_only_matrices_and_kernels_decay(name: str, ends: tuple[str, ...], count: int):
+    """As the authors of both have it."""
+    model = create(name, 3, 32, pretrained=False)
+    added = {id(each) for name, each in model.named_parameters() if name.endswith(ends)}
+    decayed, spared = ({id(each) for each in group["params"]} for group in adamw(model, 0.1, 0.5).param_groups)
+    assert len(added) == count and added <= spared
+    assert decayed | spared == {id(each) for each in model.parameters()}
+    assert all(each.ndim < 2 or id(each) in decayed | added for each in model.parameters())
+
+
 def test_the_head_learns_at_its_own_rate():
     model = network()
     model.head = nn.Linear(16, 2)
@@ -76,14 +90,6 @@ optimizer.step()
 sys.exit("torch._dynamo" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, check=True)
-
-
-def test_the_biases_of_attention_do_not_decay():
-    """As its authors have it, though they are matrices."""
-    model = create("tiny_vit_5m", 3, 32, pretrained=False)
-    biases = {id(each) for name, each in model.named_parameters() if name.endswith("attention_biases")}
-    spared = {id(each) for group in adamw(model, 0.1, 0.5).param_groups[1::2] for each in group["params"]}
-    assert len(biases) == 10 and biases <= spared
 
 
 def test_decay_without_a_gradient_shrinks_by_lr_times_decay():

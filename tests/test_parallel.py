@@ -74,6 +74,16 @@ def test_a_pool_keeps_its_workers_from_one_call_to_the_next():
         assert list(work(process_of, [0])) == [os.getpid()]
 
 
+def test_workers_do_not_import_the_program_that_starts_them(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import math\nfrom petals.parallel import in_order\nprint(list(in_order(math.sqrt, [4, 9], 2)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=Path(__file__).parents[1],
+                          env=os.environ | {"PYTHONPATH": "."})  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[2.0, 3.0]\n", "")  # with no guard, each worker would start others
+
+
 def test_a_consumer_may_stop_early():
     results = in_order(operator.neg, range(100), workers=2)
     assert next(results) == 0

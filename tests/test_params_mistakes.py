@@ -121,6 +121,16 @@ def test_shares_that_do_not_fit_together(params: Path):
     assert fault(params) == "cutmix: mixup and cutmix should add up to 1 at most, but is 0.6"
 
 
+def test_compiled_kernels_take_whole_batches(params: Path):
+    text = with_line("compile", "true")
+    params.write_text(text)
+    load_params(TrainParams, params)
+    params.write_text(
+        "\n".join("accumulate: 2" if line.startswith("accumulate:") else line for line in text.splitlines())
+    )
+    assert fault(params) == "compile: should be false where accumulate is more than 1, but is True"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

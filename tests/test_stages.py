@@ -20,6 +20,7 @@ from PIL import Image
 from project import COLOURS, SMALL, picture, tiny_folders, tiny_records
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from petals import onnx_export, quantisation
 from petals.augmentation import POLICY_KNOBS
@@ -512,6 +513,7 @@ def test_images_that_dvc_links_to_its_cache_are_read(folder):
     [
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         Fail("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 1284505600"),
     ],
 )
@@ -626,6 +628,50 @@ def test_whole_images_come_in_parts_of_no_more_pixels(folder, monkeypatch):
     shapes = shapes_of_training(monkeypatch)
     done(train, *TRAIN)
     assert shapes == [(12, 3, 128, 128)] * 2 + [(6, 3, 160, 160)] * 4
+
+
+class OnGpu(torch.Tensor):
+    """Behaves as a tensor on a GPU towards NumPy, which is only given what `cpu` gives."""
+
+    def numpy(self, **_: object) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def on_gpu(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        for name, each in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(each.detach().as_subclass(OnGpu), each.requires_grad))
+        for name, each in module.named_buffers(recurse=False):
+            module._buffers[name] = each.as_subclass(OnGpu)
+    return net
+
+
+@pytest.mark.slow
+def test_what_is_written_is_fetched_from_the_device_first(trained, monkeypatch):
+    there = {path: path.read_bytes() for path in (Path("models/model.safetensors"), Path("models/model.json"))}
+    create, load = train.create, evaluate.weights.load
+    monkeypatch.setattr(train, "create", lambda *settings: on_gpu(create(*settings)))
+    shutil.rmtree("models")
+    shutil.rmtree(".petals")
+    done(train, *TRAIN)
+    assert {path: path.read_bytes() for path in there} == there
+    monkeypatch.setattr(evaluate.weights, "load", lambda path: (on_gpu(load(path)[0]), load(path)[1]))
+    done(evaluate, *EVALUATE)
+
+
+@pytest.mark.slow
+def test_parts_stay_as_they_are_where_batch_norms_learn(folder, monkeypatch):
+    """Smaller ones would give the norms other statistics."""
+    tiny_records(folder / "data/tiny")
+    knobs(image_size=160, train_size=0.8, epochs=2, finish=0.5, batch_size=12, robustness=0, freeze_stats=False)
+    done(prepare, "data/tiny", *PREPARE)
+    done(augment, *AUGMENT)
+    shapes = shapes_of_training(monkeypatch)
+    done(train, *TRAIN)
+    assert shapes == [(12, 3, 128, 128)] * 2 + [(12, 3, 160, 160)] * 2
 
 
 @pytest.mark.slow
@@ -849,7 +895,7 @@ def test_the_picture_of_mistakes_begins_with_the_surest_and_says_which_is_which(
     wrong.sort(key=lambda row: -float(row["confidence"]))
     assert len(wrong) > 1
     assert [caption for row in drawn[0] for caption in row] == [
-        f"true: {row['actual']}\npredicted: {row['predicted']}\nconfidence: {float(row['confidence']):.0%}"
+        f"{row['id']}\ntrue: {row['actual']}\npredicted: {row['predicted']}\nconfidence: {float(row['confidence']):.0%}"
         for row in wrong
     ]
 

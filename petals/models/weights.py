@@ -183,4 +183,4 @@ def mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
 
 def numbers_of(buffer: Tensor) -> list[float]:
     """Give a buffer's float32 numbers, each with as few digits as lead back to it."""
-    return [float(str(value)) for value in buffer.flatten().numpy()]
+    return [float(str(value)) for value in buffer.flatten().cpu().numpy()]
