@@ -14,6 +14,7 @@ import click
 from benchmarks import inference, overhead, oxford, packing, training, transfer
 from benchmarks.pairs import Row, table
 from benchmarks.workspace import REPOSITORY, commit
+from petals.commands import Command
 from petals.machine import fingerprint
 from petals.parallel import cores
 from petals.tables import write_json
@@ -50,7 +51,7 @@ def recorded(machine: dict[str, object]) -> dict[str, dict[str, object]]:
         return {}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Measure this row; repeatable.")
 def main(only: tuple[str, ...]) -> None:
     """Measure each stage against a limit taken in the same run, in turn, and print the median ratios with their spread.

@@ -16,6 +16,7 @@ import psutil
 from benchmarks.lab import KEPT, command, environment, put_params
 from benchmarks.overhead import end
 from benchmarks.workspace import REPOSITORY, commit
+from petals.commands import Command
 from petals.files import remove, write_text
 from petals.machine import fingerprint
 from petals.parallel import cores
@@ -168,7 +169,7 @@ def stages_of(context: click.Context, option: click.Parameter, text: str) -> tup
     return tuple(each for each in STAGES if each in text.split(","))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--sizes", default="0.125,0.5,1", show_default=True, callback=shares_of,
               help="Of the competition's 23,847 images.")  # fmt: skip
 @click.option("--stages", default=",".join(STAGES), show_default=True, callback=stages_of,

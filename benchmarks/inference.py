@@ -66,6 +66,7 @@ def in_groups(side: list[float], size: int) -> list[float]:
 
 def measure_evaluate(scratch: Path, count: int = 1280, **settings: object) -> Row:
     """Predict `count` images of a test split, and 128 of val under each corruption; a pair is an eighth of `count`."""
+    settings = {"device": "cpu"} | settings  # as the limit; a GPU takes other batches
     folder = pipeline_folder(scratch / "evaluate", ("prepare",), robustness=1, **settings)
     model(folder)
     prepared = folder / "data" / "prepared"

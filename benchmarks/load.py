@@ -33,8 +33,16 @@ SERVICE = Settings()
 @click.command(cls=Command)
 @click.option("--model", default=SERVICE.model, show_default=True, type=click.Path(path_type=Path))
 @click.option("--data", default=Path("data/sample"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--requests", default=2000, show_default=True, type=click.IntRange(10), help="In each row.")
-@click.option("--soak", default=5000, show_default=True, type=click.IntRange(10), help="Between two looks at memory.")
+@click.option(
+    "--requests", default=2000, show_default=True, type=click.IntRange(10), help="Number of requests in each row."
+)
+@click.option(
+    "--soak",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(10),
+    help="Number of requests between two readings of memory.",
+)
 def main(model: Path, data: Path, requests: int, soak: int) -> None:
     """Load a server of MODEL on 127.0.0.1 with the validation images of DATA, and print a table.
 

@@ -10,12 +10,13 @@ import click
 
 from benchmarks.lab import command, environment, pipeline_folder
 from benchmarks.workspace import REPOSITORY
+from petals.commands import Command
 from petals.files import STATE
 
 STAGES = ("prepare", "augment", "train", "evaluate", "export")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("stage", type=click.Choice(STAGES), default="train")
 @click.option("--rate", default=100, show_default=True, help="Samples a second.")
 def main(stage: str, rate: int) -> None:

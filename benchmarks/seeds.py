@@ -5,9 +5,10 @@ import statistics
 import click
 
 from benchmarks.runs import recipe_options, run_all, told
+from petals.commands import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @recipe_options
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Seeds 1, 2, … to run.")
 def main(settings: dict[str, str], jobs: int, seeds: int) -> None:

@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.runs import given
 from benchmarks.workspace import make_workspace
+from petals.commands import Command
 from petals.files import STATE
 from petals.isolation import dvc, isolate
 
@@ -214,9 +215,9 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--kills", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other moments.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Random seed of the moments.")
 @click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
               help="As for dvc exp run; repeatable.")  # fmt: skip
 def main(kills: int, seed: int, settings: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ from petals.params import TrainParams, load_params
 from petals.training_images import TrainingImages
 from stages import train
 
-STRIDE = 8  # steps of one side before the other's turn, in which one batch is read ahead
+STRIDE = 8  # steps of one side before the other's turn
 
 
 class Enough(Exception):
@@ -85,10 +85,10 @@ class Turns:
     def progress(self, steps: Iterable, description: str, unit: str, total: int) -> Iterator:
         self.resumed = clock() if self.limit is None else self.resumed
         for each in steps:
-            if self.steps == STRIDE:
-                self.pause()
             self.steps += 1
             yield each
+            if self.steps == STRIDE:  # and before the next batch is asked for, so that none is read in the limit's turn
+                self.pause()
 
     def pause(self) -> None:
         now = clock()

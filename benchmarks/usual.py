@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from petals import models
+from petals.commands import Command
 from petals.parallel import cores
 from petals.scores import macro_f1
 
@@ -58,7 +59,7 @@ def augment(image: Image.Image, size: int) -> Image.Image:
     return image
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--size", default=160, show_default=True, help="Pixels.")
 @click.option("--epochs", default=12, show_default=True)

@@ -22,6 +22,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
+from petals.commands import Command
 from petals.errors import PetalsError
 from petals.following import address, announced, announcing
 from petals.params import PipelineParams, check_knob, load_params, read_mapping
@@ -94,14 +95,15 @@ def keep_results(target: str) -> None:
     """Copy what git keeps of a run to `target`, a folder here or in a bucket; PetalsError where that cannot be."""
     try:
         files, folder = fsspec.core.url_to_fs(target.rstrip("/"))
-        for name in filter(os.path.exists, RESULTS):
+        names = [*filter(os.path.exists, RESULTS)]
+        for name in names:
             for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
                 copy = f"{folder}/{Path(path).as_posix()}"
                 files.makedirs(copy.rpartition("/")[0], exist_ok=True)
                 files.put_file(str(path), copy)
     except Exception as error:  # each file system has its own
         raise PetalsError(f"AIP_MODEL_DIR: {target} cannot be written to: {error}") from None
-    click.echo(f"{', '.join(RESULTS)} are in {target}")
+    click.echo(f"{', '.join(names)} are in {target}")
 
 
 def follow(overrides: Sequence[str]) -> None:
@@ -164,7 +166,7 @@ def run(*command: str) -> None:
         raise SystemExit(128 + told[0] if told else code)
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, cls=Command)
 @click.option("-S", "--set-param", "overrides", multiple=True, metavar="KNOB=VALUE",
               help="As for dvc exp run; repeatable. The same on all machines.")  # fmt: skip
 @click.option("--push", is_flag=True, help="Push data and models to DVC's remote at the end.")
@@ -184,7 +186,7 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
             lead(overrides, push)
         else:
             follow(overrides)
-    except (PetalsError, DvcException) as error:
+    except (PetalsError, DvcException) as error:  # DVC's are of several lines
         raise click.ClickException(" ".join(str(error).split())) from None
 
 

@@ -248,13 +248,16 @@ def download_command(size: int | None, out: Path) -> None:
     sizes = download(out, size, click.echo)
     click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in SPLIT_SIZES.items())} images", nl=False)
     click.echo(f" at {', '.join(map(str, sizes))} px. Next:")
-    name, setting = quote(str(out)), quote(f"data={out}")
-    click.echo(f"  dvc add {name}\n  dvc push {quote(f'{out}.dvc')}\n  dvc exp run -S {setting}")
+    click.echo(
+        f"  dvc add {quote(str(out))}\n  set data: {out} in params.yaml\n  git add --all && git commit\n  make repro"
+    )
 
 
 @main.command("submit", cls=Command)
 @click.option("--message", default="petals", show_default=True, help="What Kaggle shows beside the score.")
-@click.option("--data", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="As download's --out.")
+@click.option(
+    "--data", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="Folder given to download --out."
+)
 def submit_command(message: str, data: Path) -> None:
     """Check data/submission.csv against the test ids and send it."""
     path = Path("data/submission.csv")

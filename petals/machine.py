@@ -107,7 +107,7 @@ def recorded(root: str | Path, name: str) -> Any:
 
 
 @click.command(help=__doc__, cls=Command)
-@click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the {LOCK} of now.")
+@click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the current {LOCK}.")
 def main(write: bool) -> None:
     for name, value in fingerprint().items():
         click.echo(f"  {name:<34}{value}")

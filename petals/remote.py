@@ -181,7 +181,7 @@ def run(command: str, targets: Sequence[str], root: str | Path) -> None:
 @click.command(help=__doc__, cls=Command)
 @click.argument("command", type=click.Choice(["pull", "push", "check"]))
 @click.option("--if-bucket", is_flag=True, help="Do nothing while the remote only stands for a bucket of your own.")
-@click.option("--address", is_flag=True, help="Of check: no more than that the remote is a bucket of your own.")
+@click.option("--address", is_flag=True, help="With check: only see that the remote is a bucket of your own.")
 def main(command: str, if_bucket: bool, address: bool) -> None:
     try:
         {"pull": pull, "push": push, "check": check_address if address else check_push}[command]()

@@ -11,7 +11,7 @@ STEP = 50  # images: the limits depend on the number compared and take time to f
 
 
 class Window:
-    """Probabilities and features of the last `size` images; safe to use from several threads.
+    """What the model said of the last `size` images, and how far they were from validation; safe to use from threads.
 
     Of the images themselves nothing is kept.
     """
@@ -19,17 +19,18 @@ class Window:
     def __init__(self, reference: Reference, size: int) -> None:
         self.reference, self.size = reference, size
         self.probabilities = np.empty((size, len(reference.classes)), np.float32)
-        self.features = np.empty((size, len(reference.mean)), np.float32)
+        self.distances = np.empty(size, np.float32)
         self.seen = 0
         self.lock, self.comparing = Lock(), Lock()
 
     def add(self, predictions: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         """Take in what the model said of some images, one or more: of each its probabilities and features, float32."""
         probabilities, features = map(np.stack, zip(*predictions, strict=True))
+        distances = self.reference.distances(features)
         with self.lock:
-            rows = (self.seen + np.arange(len(features))) % self.size
-            self.probabilities[rows], self.features[rows] = probabilities, features
-            self.seen += len(features)
+            rows = (self.seen + np.arange(len(distances))) % self.size
+            self.probabilities[rows], self.distances[rows] = probabilities, distances
+            self.seen += len(distances)
 
     def compare(self) -> dict[str, float]:
         """What petals.drift.Reference.compare says of the last images, their number a multiple of STEP.
@@ -39,6 +40,6 @@ class Window:
         with self.lock:
             count = min(self.seen, self.size) // STEP * STEP
             rows = (self.seen - count + np.arange(count)) % self.size
-            probabilities, features = self.probabilities[rows], self.features[rows]
+            probabilities, distances = self.probabilities[rows], self.distances[rows]
         with self.comparing:  # one at a time, as each new limit takes memory to find; the next has it from a cache
-            return self.reference.compare(probabilities, features)
+            return self.reference.compare(probabilities, distances)

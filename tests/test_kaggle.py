@@ -188,8 +188,9 @@ def test_the_command_says_what_follows(server, monkeypatch):
         [
             "data/petals has 12,753 train, 3,712 val, 7,382 test images at 224 px. Next:",
             "  dvc add data/petals",
-            "  dvc push data/petals.dvc",
-            "  dvc exp run -S data=data/petals",
+            "  set data: data/petals in params.yaml",
+            "  git add --all && git commit",
+            "  make repro",
         ],
     )
 

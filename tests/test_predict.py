@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import REPOSITORY
 from PIL import Image
+from sklearn.metrics import f1_score
 from tiny_model import plain, tiny_model
 
 from petals.images import decode, square
@@ -50,6 +51,34 @@ def test_files_and_folders_the_likeliest_first(folder):
     lines = result.stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["blue.webp", "a/b/green.JPG", "a/red.png"]
     assert lines[1].split() == ["100.0%", "blue"] and lines[5].split()[1] == "green"
+
+
+def test_labelled_images_are_scored(folder):
+    for name, colour in {
+        "red/1.png": "red",
+        "red/2.png": "green",
+        "green/3.png": "green",
+        "blue/4.png": "blue",
+    }.items():
+        Path("held", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(plain(colour, 20, 20)).save(Path("held", name))
+    done = call("--score", "held")
+    wrong, said = done.stdout.splitlines()
+    assert done.exit_code == 0 and wrong.startswith("held/red/2.png: green (") and wrong.endswith("), but is red")
+    expected = f1_score(["red", "red", "green", "blue"], ["red", "green", "green", "blue"], average="macro")
+    assert said.startswith(f"macro F1 {expected:.4f} (") and said.endswith("), accuracy 0.7500 on 4 images")
+    *rows, last = map(json.loads, call("--score", "--json", "held").stdout.splitlines())
+    assert {row["image"]: row["actual"] for row in rows}["held/red/2.png"] == "red" and len(rows) == 4
+    assert last["macro_f1"] == pytest.approx(expected, abs=1e-6) and last["low"] <= expected <= last["high"]
+
+
+def test_what_lies_in_no_folder_of_a_class_is_told_and_not_scored(folder, monkeypatch):
+    Path("red").mkdir()
+    Image.fromarray(plain("red", 20, 20)).save("red/1.png")
+    monkeypatch.chdir("red")
+    done = call("--model", "../models/model.onnx", "--score", "../a", "1.png")
+    assert done.exit_code == 1 and done.stdout.endswith("accuracy 1.0000 on 1 images\n")
+    assert "Error: ../a/red.png: its folder, 'a', is none of the model's classes\n" in done.stderr
 
 
 def test_a_console_that_cannot_show_a_class_does_not_end_it(folder):

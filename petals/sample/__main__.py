@@ -15,7 +15,7 @@ from petals.sample.dataset import EMBEDDED, EMBEDDED_SIZE, class_counts, write
 @click.option("--scale", type=click.FloatRange(0, 1, min_open=True), show_default="the shares of data/sample",
               help="Share of the competition's images; 1 gives 12,753 train, 3,712 val and 7,382 test.")  # fmt: skip
 @click.option("--size", type=click.IntRange(16, 1024), default=EMBEDDED_SIZE, show_default=True, help="Pixels a side.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Another seed, other pictures.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Random seed of the pictures.")
 @click.option("--workers", type=click.IntRange(1), show_default="all cores", help="Processes; the bytes stay the same.")
 def main(out: Path, scale: float | None, size: int, seed: int, workers: int | None) -> None:
     """Render flowers of 104 kinds to the new folder OUT, in the layout of Kaggle's Petals to the Metal.

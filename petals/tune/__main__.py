@@ -27,13 +27,13 @@ def say(line: str) -> None:
 
 
 @click.command(cls=Command)
-@click.option("--trials", default=20, show_default=True, type=click.IntRange(1), help="How many the search has in all.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="How many run at a time.")
+@click.option("--trials", default=20, show_default=True, type=click.IntRange(1),
+              help="Total number of trials, with those of earlier runs of the search.")  # fmt: skip
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Number of trials at a time.")
 @click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE",
               help="Set a knob for all trials; one that is searched starts there. Repeatable.")  # fmt: skip
-@click.option(
-    "--name", default="tune", show_default=True, callback=plain_name, help="Of the search; NAME-000 is a trial."
-)
+@click.option("--name", default="tune", show_default=True, callback=plain_name,
+              help="Name of the search; its trials are NAME-000, …")  # fmt: skip
 @click.option("--space", default="tune.yaml", show_default=True, type=click.Path(path_type=Path),
               help="What is searched, where, and for what.")  # fmt: skip
 def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Path) -> None:
@@ -41,7 +41,7 @@ def main(trials: int, jobs: int, settings: tuple[str, ...], name: str, space: Pa
 
     Optuna proposes. Each trial is an experiment in DVC's queue, to be shown, compared, applied and pushed like any
     other. The first has the settings of params.yaml, where the space holds them. A trial whose curve is below the
-    median of the others is stopped; one that fails is told apart, with the reason.
+    median of the others is stopped; failed trials are listed with the reason.
 
     The study is kept in .petals/tune/NAME. A search that was stopped or killed goes on when the same command is
     given again, and a larger --trials adds to it. Experiments start from the working tree as it is: leave the code
