@@ -132,7 +132,7 @@ def measure_augment(scratch: Path, pairs: int = 3, count: int = 2000, **settings
 
 
 def kornias_own(policy: nn.Sequential) -> nn.Sequential:
-    """The same policy of Kornia's operations as they are, without those of petals/operations.py."""
+    """The same policy without what petals/operations.py changes on a processor."""
     operations = (each.operation if isinstance(each, DrawnOnly) else each for each in policy)
     return nn.Sequential(
         *(K.RandomHue(each.hue.tolist(), p=1.0) if isinstance(each, RandomHue) else each for each in operations)

@@ -34,7 +34,7 @@ class DrawnOnly(nn.Module):
 
 
 class RandomErasing(nn.Module):
-    """Kornia's, in place, which writes to the rectangles alone."""
+    """Kornia's, in place: only the rectangles are written."""
 
     def __init__(self, scale: tuple[float, float], share: float) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class RandomErasing(nn.Module):
 class RandomResizedCrop(K.RandomResizedCrop):
     """Kornia's, all images of a batch at once where that is not on a processor.
 
-    Image by image a GPU is slow, most of all with deterministic algorithms, for which torch resizes in many steps. The
-    pixels are the same but for rounding.
+    Image by image, a GPU would be sent many small kernels, most of all with deterministic algorithms, for which torch
+    resizes in many steps. The pixels are the same but for rounding.
     """
 
     def apply_transform(

@@ -92,7 +92,7 @@ def named(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tupl
 
 def label_of(path: Path, classes: list[str]) -> int:
     """Which of `classes` the folder of `path` is named after; raises PetalsError where it is none of them."""
-    name = composed(path, path.absolute().parent.name)
+    name = composed(path, Path(os.path.abspath(path)).parent.name)
     if name not in classes:
         raise PetalsError(f"{shown(path)}: its folder, {name!r}, is none of the model's classes")
     return classes.index(name)

@@ -202,7 +202,7 @@ class Trainer:
             with batch.taken_by(self.learner):
                 with autocast(device, params.precision):
                     share = batch.weight * self.criterion(self.learner(inputs), targets)
-                del inputs  # no layer that is frozen needs them to go back
+                del inputs  # where the first layers are frozen, nothing else keeps them for the backward pass
                 (group.size * share).backward()  # as the mean over all processes is taken of the gradients
             loss = loss + share.detach()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), params.clip_norm)

@@ -202,5 +202,5 @@ def test_what_nccl_could_not_do_is_told():
         fault = RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:77, unhandled system error\nLast error: no shm")
         assert distributed.lost(fault) == (
             "another process of this run was lost (RuntimeError NCCL error in: ProcessGroupNCCL.cpp:77, unhandled "
-            "system error); dvc repro goes on from the last checkpoint"
+            "system error; Last error: no shm); dvc repro goes on from the last checkpoint"
         )

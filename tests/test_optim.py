@@ -39,7 +39,7 @@ def test_kernels_and_matrices_decay_but_no_bias_and_no_norm():
     [("tiny_vit_5m", ("attention_biases",), 10), ("vit_ti_16", ("positions", "cls_token"), 2)],
 )
 def test_of_what_has_two_dimensions_only_matrices_and_kernels_decay(name: str, ends: tuple[str, ...], count: int):
-    """As the authors of both have it."""
+    """As TinyViT's authors have it, and timm for ViTs (`no_weight_decay`)."""
     model = create(name, 3, 32, pretrained=False)
     added = {id(each) for name, each in model.named_parameters() if name.endswith(ends)}
     decayed, spared = ({id(each) for each in group["params"]} for group in adamw(model, 0.1, 0.5).param_groups)
