@@ -60,7 +60,7 @@ def open_folders(root: Path) -> Dataset:
         skipped += others
     if present:
         skipped += [entry for entry in entries(root) if entry.name not in SPLITS]
-    ids, notes = _ids(root, [file for split in splits.values() for file, _ in split])
+    ids, notes = _ids(root, *([file for file, _ in split] for split in splits.values()))
     sources = {split: _chunks(images, ids) for split, images in splits.items()}
     return Dataset("folders", classes, sources, notes + skipped_note(root, skipped))
 
@@ -95,7 +95,8 @@ def _why_empty(others: list[Path], labelled: bool = True) -> str:
     folders = [entry for entry in others if entry.is_dir() and not hidden(entry) and images_in(entry)]
     if folders and not labelled:
         return (
-            "no image in it, but folders; test has no labels: move the images up, or the folders to val, to be scored"
+            "no image in it, but folders; a test split has no labels here: move it out of the data, and have the model "
+            "scored on it by python -m petals.predict --score"
         )
     if len(folders) == 1:
         return f"no image in it, but a folder, {shown(folders[0].name)}: move what that holds up one level; {LAYOUTS}"
@@ -125,17 +126,22 @@ def _labelled(files: dict[str, list[Path]], classes: list[str]) -> list[tuple[Pa
     return [(file, label) for label, name in enumerate(classes) for file in files.get(name, [])]
 
 
-def _ids(root: Path, files: list[Path]) -> tuple[dict[Path, str], list[str]]:
-    """The id of each file: its stem, or its path without the extension where another file has the same stem."""
-    ids = {file: composed(file, file.stem) for file in files}
+def _ids(root: Path, train: list[Path], val: list[Path], test: list[Path]) -> tuple[dict[Path, str], list[str]]:
+    """The id of each file: its stem, or its path without the extension where another file has the same stem.
+
+    Those of test, which a submission names, stay stems whatever files of train and val are called.
+    """
+    ids = {file: composed(file, file.stem) for file in (*train, *val, *test)}
     times = Counter(ids.values())
-    twice = {file: name for file, name in ids.items() if times[name] > 1}
+    twice = [file for file in (*train, *val) if times[ids[file]] > 1]
     ids |= {file: composed(file, file.relative_to(root).with_suffix("").as_posix()) for file in twice}
-    seen: dict[str, Path] = {}
+    named: dict[str, list[Path]] = {}
     for file, name in ids.items():
-        if name in seen:
-            raise PetalsError(f"{shown(seen[name])} and {shown(file)} have one id, {name!r}; rename one")
-        seen[name] = file
+        named.setdefault(name, []).append(file)
+    if clashes := [files for files in named.values() if len(files) > 1]:
+        first, second = map(shown, clashes[0][:2])
+        more = f", as do the files of {len(clashes) - 1} more" if clashes[1:] else ""
+        raise PetalsError(f"{first} and {second} have one id, {ids[clashes[0][0]]!r}{more}; rename one of each")
     if not twice:
         return ids, []
     often = times.most_common(1)[0][0]

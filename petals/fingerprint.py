@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
     versions = {name: version(name) for name in LIBRARIES}
     digest.update(json.dumps([dict(params), versions, sys.version], sort_keys=True).encode())
     files = (getattr(module, "__file__", None) for module in sys.modules.values())
-    code = {file for file in files if file and is_ours(Path(file))}
+    ours = tuple(f"{REPOSITORY / folder}{os.sep}" for folder in ("petals", "stages"))
+    code = {file for file in files if file and os.path.normpath(file).startswith(ours)}
     paths = {
         path: repr(path.relative_to(root).parts or path.name).encode()
         for root in map(Path, [*inputs, *sorted(code)])
@@ -46,7 +48,3 @@ def version(name: str) -> str:
 def digest_of(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()
-
-
-def is_ours(path: Path) -> bool:
-    return any(path.is_relative_to(REPOSITORY / folder) for folder in ("petals", "stages"))

@@ -12,7 +12,7 @@ from petals.commands import Command
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
-from petals.listing import IMAGES, composed, shown
+from petals.listing import IMAGES, composed, shown, unread
 from petals.report.statistics import macro_f1_interval
 from petals.scores import accuracy, macro_f1
 
@@ -28,20 +28,23 @@ def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
             yield PetalsError(f"{shown(path)}: neither a file nor a folder") if special else path
             continue
         locked: list[OSError] = []
-        found = sorted(images_below(path, locked))
+        below = list(files_below(path, locked))
+        found = sorted(each for each in below if each.suffix.lower() in IMAGES)
         yield from found
         yield from (PetalsError(f"{shown(error.filename)}: cannot be read: {error.strerror}") for error in locked)
-        if not found and not locked:
+        if formats := unread(below):
+            yield PetalsError(f"{shown(path)}: {formats} are left out: convert them to JPEG first")
+        elif not found and not locked:
             yield PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")
 
 
-def images_below(top: Path, locked: list[OSError]) -> Iterator[Path]:
-    """The visible images in and below the folder `top`; why a folder could not be listed goes to `locked`."""
+def files_below(top: Path, locked: list[OSError]) -> Iterator[Path]:
+    """The visible files in and below the folder `top`; why a folder could not be listed goes to `locked`."""
     for folder, folders, names in os.walk(top, onerror=locked.append):
         folders[:] = (name for name in folders if not name.startswith("."))
         for each in (Path(folder, name) for name in names if not name.startswith(".")):
             # No pipe and the like; what cannot be found is told when it is read.
-            if each.suffix.lower() in IMAGES and (os.path.isfile(each) or not os.path.exists(each)):
+            if os.path.isfile(each) or not os.path.exists(each):
                 yield each
 
 
@@ -98,12 +101,13 @@ def label_of(path: Path, classes: list[str]) -> int:
     return classes.index(name)
 
 
-def summary(labels: list[int], guesses: list[int], classes: int) -> dict[str, float]:
-    """Scores of `guesses` against `labels`, one of each for an image, and the 95 % interval of macro F1."""
+def scores_of(labels: list[int], guesses: list[int], classes: int) -> dict[str, float]:
+    """Scores of `guesses` against `labels`, one of each for an image; `low` and `high` bound macro F1 (95 %)."""
     actual, predicted = np.array(labels), np.array(guesses)
     interval = macro_f1_interval(actual, predicted, classes)
-    scores = {"macro_f1": macro_f1(actual, predicted), "low": interval.low, "high": interval.high}
-    scores["accuracy"] = accuracy(actual, predicted)
+    scores = {"macro_f1": macro_f1(actual, predicted), "accuracy": accuracy(actual, predicted)}
+    if interval.low < interval.high:  # without a mistake there is none to be drawn
+        scores |= {"low": interval.low, "high": interval.high}
     return {"images": len(labels)} | {name: round(value, 6) for name, value in scores.items()}
 
 
@@ -152,9 +156,10 @@ def main(
         elif labels[-1] != guesses[-1]:
             click.echo(f"{shown(path)}: {best[0][0]} ({best[0][1]:.0%}), but is {actual['actual']}")
     if labels:
-        said = summary(labels, guesses, len(opened.classes))
-        line = "macro F1 {macro_f1:.4f} ({low:.3f} … {high:.3f}), accuracy {accuracy:.4f} on {images} images"
-        click.echo(json.dumps(said) if as_json else line.format(**said))
+        found = scores_of(labels, guesses, len(opened.classes))
+        interval = f", 95 % interval {found['low']:.3f} … {found['high']:.3f}" if "low" in found else ""
+        line = f"macro F1 {found['macro_f1']:.4f}{interval}; accuracy {found['accuracy']:.4f}; {len(labels)} images"
+        click.echo(json.dumps(found) if as_json else line)
     context.exit(1 if failed else 0)
 
 

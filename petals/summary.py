@@ -43,7 +43,7 @@ def _summary(root: Path) -> str:
         *(
             [("scores", "none, as it is trained on val too (final: true)")]
             if final
-            else score_rows(scores, robustness, interval(root / "plots" / "predictions.csv"))
+            else score_rows(scores, robustness, interval(root / "plots" / "predictions.csv"), card["classes"])
         ),
         ("ONNX agrees", f"{export['top1_agreement']:.2%}, {export['bytes'] / 1e6:.1f} MB"),
         ("int8 agrees", int8_row(export["int8"])),
@@ -67,14 +67,16 @@ def read_metrics(path: Path) -> dict:
 
 def int8_row(int8: dict) -> str:
     if not int8["kept"]:
-        return "left out: it loses more than max_f1_drop"
+        return "left out: it changes more than max_f1_drop allows"
     score = f", macro F1 {int8['macro_f1']:.4f}" if "macro_f1" in int8 else ""
     return f"{int8['top1_agreement']:.2%}, {int8['bytes'] / 1e6:.1f} MB{score}"
 
 
-def score_rows(scores: dict, robustness: dict, interval: str) -> list[tuple[str, str]]:
+def score_rows(scores: dict, robustness: dict, interval: str, classes: int) -> list[tuple[str, str]]:
     rows = [("macro F1", f"{scores['macro_f1']:.4f}{interval}")]
-    rows += [(name.replace("_", " "), f"{scores[name]:.4f}") for name in ("accuracy", "top5_accuracy")]
+    rows.append(("accuracy", f"{scores['accuracy']:.4f}"))
+    if classes > 5:
+        rows.append(("top5 accuracy", f"{scores['top5_accuracy']:.4f}"))
     rows.append(("calibration error", f"{scores['ece']:.4f}"))
     if robustness["severities"]:
         rows.append(("macro F1, corrupted", f"{robustness['mean_macro_f1']:.4f}"))

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from petals.calibration import class_offsets, fit_temperature, rescale
+from petals.calibration import COLDEST, HOTTEST, class_offsets, fit_temperature, rescale
 from petals.distributed import Group
 from petals.errors import PetalsError
 from petals.models import Classifier
@@ -55,6 +55,8 @@ def calibrate(
     elif not train.final:
         after = fit_temperature(val.labels, rescale(scores, 1.0, before * offsets))
         said = f"temperature {after:.3f}, fitted to val"
+        if min(abs(np.log(after / bound)) for bound in (COLDEST, HOTTEST)) < 0.01:
+            said += ", is as far as it goes: val has too few images, or too few mistakes, to tell how sure to be"
     net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
     net.temperature.fill_(after)
     return said

@@ -17,7 +17,7 @@ from petals.parallel import in_threads
 from petals.params import AugmentParams, load_params
 from petals.parts import Part, Parts, code, key, parts_of, save_keys
 from petals.tables import write_json
-from stages.cli import progress, stage
+from stages.cli import progress, stage, workers_option
 from stages.dividing import part_option
 
 CODE = code(augmentation, draws, operations, seeding)  # that decides a pixel of a view
@@ -27,7 +27,7 @@ CODE = code(augmentation, draws, operations, seeding)  # that decides a pixel of
 @click.argument("prepared", type=click.Path(path_type=Path))
 @click.argument("augmented", type=click.Path(path_type=Path))
 @click.argument("picture", type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(1), help="Threads; one a core if not given.")
+@workers_option("threads")
 @part_option()
 def main(prepared: Path, augmented: Path, picture: Path, workers: int | None, part: Part | None) -> None:
     """Render views of the training images in PREPARED into AUGMENTED, and show some in PICTURE (JPEG).

@@ -52,9 +52,7 @@ class StageCommand(click.Command):
         except OSError as error:
             raise failure(refusal(error, "dvc repro")) from None
         except BrokenExecutor:
-            raise failure(
-                "a worker process was killed, most likely for want of memory; --workers 1 needs the least"
-            ) from None
+            raise failure(f"a worker process was killed, most likely for want of memory; {self.sparing}") from None
         except Exception as error:  # ONNX Runtime's have no other class in common
             if OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
                 raise failure(f"out of memory; {self.sparing}") from None
@@ -70,7 +68,7 @@ class StageCommand(click.Command):
     def sparing(self) -> str:
         """What to do where memory does not suffice."""
         if any(each.name == "workers" for each in self.params):
-            return "--workers 1 needs the least"
+            return "with PETALS_WORKERS=1 in the environment it needs the least"
         lower = "raise accumulate, lower image_size" if "accumulate" in self.knobs else "lower image_size"
         return f"{lower}, or take a smaller model"
 
@@ -152,6 +150,14 @@ def stage(params: type[StageParams], several: bool = False):
     `several` says that torchrun may start it in several processes.
     """
     return click.command(cls=StageCommand, reads=params, several=several)
+
+
+def workers_option(what: str):
+    """The option --workers of a stage that works in several `what`; its result does not depend on it."""
+    return click.option(
+        "--workers", type=click.IntRange(1), envvar="PETALS_WORKERS", show_envvar=True, show_default="one per core",
+        help=f"Number of {what} at work.",
+    )  # fmt: skip
 
 
 def progress(items: Iterable, description: str, unit: str, total: int | None = None) -> Iterable:

@@ -151,8 +151,8 @@ def draw_mistakes(split: PackedSplit, scores: np.ndarray, path: Path) -> None:
     worst = wrong[np.argsort(-scores[wrong].max(1), kind="stable")][:24]
     tiles = list(split.images.read(worst)) if len(worst) else []
     captions = [
-        f"{split.ids[row].rpartition('/')[2]}\ntrue: {split.classes[split.labels[row]]}\npredicted: {split.classes[predicted[row]]}\n"
-        f"confidence: {scores[row].max():.0%}"
+        f"{split.ids[row].rpartition('/')[2]}\ntrue: {split.classes[split.labels[row]]}\n"
+        f"predicted: {split.classes[predicted[row]]}\nconfidence: {scores[row].max():.0%}"
         for row in worst
     ]
     rows = range(0, len(tiles), 6)

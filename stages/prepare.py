@@ -17,9 +17,10 @@ from petals.params import PrepareParams, load_params
 from petals.parts import Part, parts_of
 from petals.rawdata import check_ids, open_dataset
 from petals.tables import write_csv, write_json
-from stages.cli import progress, stage
+from stages.cli import progress, stage, workers_option
 from stages.dividing import part_option
 
+MOST_PAIRS = 10_000  # of near-duplicates in the table, which git keeps
 MANY = 0.1  # of the training images: so many near-duplicates of unseen ones are worth a look
 NO_ROWS = np.empty(0, np.int64)
 
@@ -30,7 +31,7 @@ NO_ROWS = np.empty(0, np.int64)
 @click.argument("card", type=click.Path(path_type=Path))
 @click.argument("classes_csv", type=click.Path(path_type=Path))
 @click.argument("duplicates_csv", type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(1), help="Worker processes; all cores if not given.")
+@workers_option("processes")
 @part_option()
 def main(
     data: Path,
@@ -96,7 +97,12 @@ def main(
         click.echo(f"no training image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; add some")
     write_json(card, data_card(dataset.classes, packed, pairs, found if params.drop_leaks else 0))
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
-    write_csv(duplicates_csv, Pair._fields[:-1], (pair[:-1] for pair in pairs))
+    listed = pairs
+    if len(pairs) > MOST_PAIRS:
+        nearest = sorted(range(len(pairs)), key=lambda row: pairs[row].correlation, reverse=True)[:MOST_PAIRS]
+        listed = [pairs[row] for row in sorted(nearest)]
+        click.echo(f"{duplicates_csv} has the {MOST_PAIRS:,} of {len(pairs):,} pairs that are most alike")
+    write_csv(duplicates_csv, Pair._fields[:-1], (pair[:-1] for pair in listed))
 
 
 def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed, Packed]:

@@ -76,6 +76,9 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     epochs = data.lengthen_epochs(params.epochs, params.batch_size, params.min_steps)
     steps_per_epoch = data.steps(params.batch_size)
     steps = epochs * steps_per_epoch
+    if (epochs, data.passes) != (params.epochs, 1):
+        passes = "1 pass" if data.passes == 1 else f"{data.passes} passes"
+        click.echo(f"min_steps: {params.min_steps} steps are {epochs} epochs of {passes} over the images each")
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps // 2)
 
     saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)

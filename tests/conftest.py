@@ -27,8 +27,9 @@ settings.load_profile("tests")
 REPOSITORY = Path(__file__).parents[1]
 ORIGINAL = (REPOSITORY / "tests" / "params.yaml").read_text(encoding="utf-8")  # nobody's own settings break a test
 LONGEST = (
-    *("experiments", "pipeline", "onnx_export", "stages", "tune", "soak", "remote", "serving", "interrupt", "docker"),
-    *("sample", "distributed", "serving_page"),
+    *("pipeline", "onnx_export", "experiments", "stages", "tune", "remote", "soak", "distributed", "interrupt"),
+    *("serving", "docker", "verify", "models", "kaggle", "hosts", "serving_page", "sample", "report"),
+    *("workflow_deployment", "following", "devices", "seeds", "drift", "lockgate", "bench"),
 )
 
 

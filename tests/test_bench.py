@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
+from project import tiny_records
 from small_model import CLASSES, pictures, write_model
 
 from benchmarks import bench, drift, folds, growth, oxford, seeds, soak, training, usual
@@ -179,10 +180,12 @@ def test_the_row_of_oxford_needs_its_photographs(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.slow
 def test_train_is_measured_while_the_stage_runs(tmp_path: Path, params: Path):
+    tiny_records(tmp_path / "tiny")
     program = (
-        "from pathlib import Path; from benchmarks import training, workspace\n"
+        "from functools import partial; from pathlib import Path; from benchmarks import lab, training, workspace\n"
         f"workspace.PARAMS = Path({str(params)!r})\n"
-        "quick = dict(epochs=1, image_size=32, views=0, batch_size=128, threads=1)\n"
+        f"lab.run_stage = partial(lab.run_stage, data={str(tmp_path / 'tiny')!r})\n"
+        "quick = dict(epochs=1, image_size=40, views=0, batch_size=2, threads=1)\n"
         f"row = training.measure(Path({str(tmp_path)!r}), **quick)\n"
         "print(len(row.ratios), 0 < row.median < 10, row.ours > 0, row.note[:14])"
     )

@@ -34,11 +34,6 @@ def test_torch_is_made_to_repeat_itself(threads: int):
     assert not torch.backends.cudnn.benchmark
 
 
-def test_the_compiler_is_not_loaded_for_it():
-    code = "import sys, petals.devices as d; d.set_up('cpu', 1); sys.exit('torch._dynamo' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
-
-
 @pytest.mark.parametrize(("there", "taken"), [(True, "cuda"), (False, "cpu")])
 def test_auto_takes_a_gpu_where_there_is_one(there: bool, taken: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
@@ -93,6 +88,7 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names(tmp_path: Path, 
     eager = Small()
     eager.norm.eval()  # as where its statistics are kept
     compiled = copy.deepcopy(eager)
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", False)  # plain kernels compile in half the time
     compile_kernels(compiled, 1)
     assert torch._inductor.config.deterministic, "the kernels that it makes repeat themselves too"
     for size in (8, 10, 12):

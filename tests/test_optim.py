@@ -81,7 +81,9 @@ def test_training_does_not_load_torchs_compiler():
     command = """
 import sys, torch
 from torch import nn
+from petals.devices import set_up
 from petals.optim import adamw
+set_up("cpu", 1)
 model = nn.Linear(2, 2)
 optimizer = adamw(model, 0.1, 0.1)
 model(torch.ones(1, 2)).sum().backward()

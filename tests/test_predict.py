@@ -66,10 +66,20 @@ def test_labelled_images_are_scored(folder):
     wrong, said = done.stdout.splitlines()
     assert done.exit_code == 0 and wrong.startswith("held/red/2.png: green (") and wrong.endswith("), but is red")
     expected = f1_score(["red", "red", "green", "blue"], ["red", "green", "green", "blue"], average="macro")
-    assert said.startswith(f"macro F1 {expected:.4f} (") and said.endswith("), accuracy 0.7500 on 4 images")
+    assert said.startswith(f"macro F1 {expected:.4f}, 95 % interval ") and said.endswith("; accuracy 0.7500; 4 images")
     *rows, last = map(json.loads, call("--score", "--json", "held").stdout.splitlines())
     assert {row["image"]: row["actual"] for row in rows}["held/red/2.png"] == "red" and len(rows) == 4
     assert last["macro_f1"] == pytest.approx(expected, abs=1e-6) and last["low"] <= expected <= last["high"]
+
+
+def test_photographs_in_formats_that_are_not_read_are_told(folder):
+    Path("a/b/raw.heic").write_bytes(b"")
+    Path("a/b/scan.TIFF").write_bytes(b"")
+    done = call("a")
+    assert (
+        done.exit_code == 1 and done.stderr == "Error: a: 1 .heic, 1 .tiff are left out: convert them to JPEG first\n"
+    )
+    assert "a/red.png" in done.stdout
 
 
 def test_what_lies_in_no_folder_of_a_class_is_told_and_not_scored(folder, monkeypatch):
@@ -77,7 +87,7 @@ def test_what_lies_in_no_folder_of_a_class_is_told_and_not_scored(folder, monkey
     Image.fromarray(plain("red", 20, 20)).save("red/1.png")
     monkeypatch.chdir("red")
     done = call("--model", "../models/model.onnx", "--score", "../a", "1.png")
-    assert done.exit_code == 1 and done.stdout.endswith("accuracy 1.0000 on 1 images\n")
+    assert done.exit_code == 1 and done.stdout == "macro F1 1.0000; accuracy 1.0000; 1 images\n"
     assert "Error: ../a/red.png: its folder, 'a', is none of the model's classes\n" in done.stderr
 
 

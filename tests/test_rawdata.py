@@ -284,7 +284,19 @@ def test_ids_are_paths_where_stems_occur_twice(flowers: Path):
 def test_two_files_that_differ_in_their_extension_alone(flowers: Path):
     images(flowers / "rose", "r0.png")
     message = fault(flowers)
-    assert "rose/r0.jpg" in message and "rose/r0.png" in message and "rename one" in message
+    assert message.endswith(
+        "rose/r0.jpg and " + str(flowers / "rose/r0.png") + " have one id, 'rose/r0'; rename one of each"
+    )
+    images(flowers / "rose", "r1.png", "r2.png")
+    assert fault(flowers).endswith("have one id, 'rose/r0', as do the files of 2 more; rename one of each")
+
+
+def test_ids_of_test_are_stems_whatever_others_are_called(flowers: Path):
+    images(with_splits(flowers) / "test", "r0.jpg")
+    dataset = opened(flowers)
+    assert "r0" in ids(dataset, "test") and "train/rose/r0" in ids(dataset, "train")
+    images(flowers / "test", "r0.png")
+    assert "test/r0.jpg and " in fault(flowers)
 
 
 def test_hidden_and_other_files_are_skipped_and_named(flowers: Path):
@@ -471,7 +483,8 @@ def test_a_test_split_with_class_folders_is_told_that_it_has_no_labels(flowers: 
     for path in (with_splits(flowers) / "test").iterdir():
         path.unlink()
     images(flowers / "test" / "rose", "r9.jpg")
-    assert "test has no labels: move the images up, or the folders to val, to be scored" in fault(flowers)
+    message = fault(flowers)
+    assert "a test split has no labels here" in message and message.endswith("python -m petals.predict --score")
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "dev"])

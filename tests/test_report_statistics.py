@@ -15,6 +15,22 @@ def integers(seed: int, count: int = 300, classes: int = 5, right: float = 0.7):
     return actual, *sides
 
 
+def plain_macro_f1(actual: np.ndarray, predicted: np.ndarray) -> float:
+    """As scikit-learn's over the classes that occur in `actual`, which takes fifty times as long."""
+    hits, actual_count, said = (
+        np.bincount(each, minlength=20) for each in (actual[actual == predicted], actual, predicted)
+    )
+    there = actual_count > 0
+    return float(np.mean(2 * hits[there] / (actual_count + said)[there]))
+
+
+def test_the_plain_macro_f1_is_scikit_learns():
+    actual, base, head = integers(5, count=60, classes=20)
+    for predicted in (base, head, actual):
+        expected = f1_score(actual, predicted, labels=np.unique(actual), average="macro")
+        assert plain_macro_f1(actual, predicted) == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.slow
 def test_the_interval_is_that_of_scipys_paired_bootstrap():
     actual, base, head = integers(1)
@@ -23,9 +39,7 @@ def test_the_interval_is_that_of_scipys_paired_bootstrap():
         return np.mean(head == actual, axis=axis) - np.mean(base == actual, axis=axis)
 
     def f1_difference(actual, base, head):
-        kept = np.unique(actual)
-        scores = [f1_score(actual, side, labels=kept, average="macro") for side in (base, head)]
-        return scores[1] - scores[0]
+        return plain_macro_f1(actual, head) - plain_macro_f1(actual, base)
 
     ours = statistics.bootstrap(actual, base, head, 5)
     rng = np.random.default_rng(7)
@@ -105,9 +119,7 @@ def test_the_interval_of_one_model_is_corrected_for_bias():
 
     rng = np.random.default_rng(7)
     kept = [rng.integers(60, size=60) for _ in range(2000)]
-    here, *scores = (
-        f1_score(actual[d], predicted[d], labels=np.unique(actual[d]), average="macro") for d in [slice(None), *kept]
-    )
+    here, *scores = (plain_macro_f1(actual[d], predicted[d]) for d in [slice(None), *kept])
     shift = 2 * norm.ppf(np.mean(np.array(scores) < here))
     expected = np.percentile(scores, 100 * norm.cdf([shift - 1.96, shift + 1.96]))
     assert np.allclose([ours.low, ours.high], expected, atol=0.015)

@@ -800,7 +800,10 @@ def test_one_comparison_is_made_at_a_time():
     at_work = threading.Lock()
 
     class Busy:
-        classes, mean = [1, 1], [0.0]
+        classes = (1, 1)
+
+        def distances(self, features: np.ndarray) -> np.ndarray:
+            return features[:, 0]
 
         def compare(self, *_: np.ndarray) -> dict[str, float]:
             assert at_work.acquire(blocking=False)

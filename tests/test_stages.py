@@ -147,7 +147,7 @@ def test_all_five_with_the_policy_online(folder):
 def test_a_checkpoint_of_another_precision_is_not_taken_up(trained, monkeypatch):
     """`precision: auto` is bf16 on one processor and fp32 on another of the same capability."""
     keys = []
-    monkeypatch.setattr(train.checkpoint, "fingerprint", lambda settings, inputs: keys.append(settings) or "key")
+    monkeypatch.setattr(train, "fingerprint", lambda settings, inputs: keys.append(settings) or "key")
     for has_tiles in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has_tiles=has_tiles: has_tiles)
         knobs(precision="auto", model="tiny_vit_5m", pretrained=False)
@@ -179,6 +179,7 @@ def test_few_images_are_seen_more_often_and_looked_at_as_often(folder):
     done(prepare, "data/tiny", *PREPARE)
     done(augment, *AUGMENT)
     said = done(train, *TRAIN)
+    assert said.startswith("min_steps: 35 steps are 2 epochs of 6 passes over the images each\n")
     # 24 images are 3 steps of 8: two epochs of six passes are 36 steps, and three of five, the other way, 45.
     assert [line.partition(":")[0] for line in said.splitlines() if "train loss" in line] == [
         "epoch 1/2", "epoch 2/2"
@@ -235,6 +236,7 @@ def test_a_rare_class_is_adjusted_and_once_only(folder, final: bool):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exported_once")
 def test_the_temperature_goes_into_the_model_and_its_export(trained):
     assert "fitted to val" in Path("said").read_text()
     temperature = json.loads(Path("models/model.json").read_text())["temperature"]
@@ -490,6 +492,31 @@ def test_a_class_whose_only_images_are_in_val_is_learnt_by_a_final_run(folder):
     assert "no training image" not in done(prepare, "data/tiny", *PREPARE)
 
 
+def test_of_very_many_near_duplicates_the_most_alike_are_listed(folder, monkeypatch):
+    tiny_folders(folder / "data/leaky/train")
+    tiny_folders(folder / "data/leaky/val", each=2)
+    done(prepare, "data/leaky", *PREPARE)
+    everything = table("plots/duplicates.csv")
+    monkeypatch.setattr(prepare, "MOST_PAIRS", 5)
+    said = done(prepare, "data/leaky", *PREPARE)
+    assert f"plots/duplicates.csv has the 5 of {len(everything)} pairs that are most alike" in said
+    listed = table("plots/duplicates.csv")
+    assert listed == [row for row in everything if row in listed] and len(listed) == 5
+    assert min(row["correlation"] for row in listed) == sorted(row["correlation"] for row in everything)[-5]
+    assert card()["near_duplicates"]["within_splits"] + card()["near_duplicates"]["across_splits"] == len(everything)
+
+
+@pytest.mark.parametrize(("stage", "arguments"), [(prepare, ("data/tiny", *PREPARE[:-2])), (augment, AUGMENT)])
+def test_the_number_of_workers_may_stand_in_the_environment(trained, monkeypatch, stage, arguments):
+    monkeypatch.setenv("PETALS_WORKERS", "none")
+    result = call(stage, *arguments)
+    assert result.exit_code == 2 and "PETALS_WORKERS" in result.output
+    monkeypatch.setenv("PETALS_WORKERS", "1")
+    monkeypatch.setattr("petals.parallel.ProcessPoolExecutor", None)
+    monkeypatch.setattr("petals.parallel.cores", lambda: pytest.fail("the number of cores was asked for"))
+    done(stage, *arguments)
+
+
 def test_many_near_duplicates_of_unseen_images_are_worth_a_look(folder):
     tiny_folders(folder / "data/leaky/train")
     tiny_folders(folder / "data/leaky/val")
@@ -522,7 +549,9 @@ def test_want_of_memory_is_one_line(folder, monkeypatch, error: Exception):
         raise error
 
     monkeypatch.setattr(prepare, "open_dataset", greedy)
-    assert "out of memory; --workers 1 needs the least" in refused(prepare, "data/tiny", *PREPARE)
+    assert "out of memory; with PETALS_WORKERS=1 in the environment it needs the least" in refused(
+        prepare, "data/tiny", *PREPARE
+    )
     monkeypatch.setattr(train, "TrainingImages", greedy)
     assert "out of memory; raise accumulate, lower image_size" in refused(train, *TRAIN)
 
