@@ -56,7 +56,7 @@ def calibrate(
         after = fit_temperature(val.labels, rescale(scores, 1.0, before * offsets))
         said = f"temperature {after:.3f}, fitted to val"
         if min(abs(np.log(after / bound)) for bound in (COLDEST, HOTTEST)) < 0.01:
-            said += ", is as far as it goes: val has too few images, or too few mistakes, to tell how sure to be"
+            said += ": at its bound, as val has too few images, or too few mistakes, to fit it"
     net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
     net.temperature.fill_(after)
     return said
