@@ -19,6 +19,10 @@ class Pair(NamedTuple):
     correlation: str
     row_a: int
 
+    @property
+    def across(self) -> bool:
+        return self.split_a != self.split_b
+
 
 def find_duplicates(packed: dict[str, Packed]) -> list[Pair]:
     """Near-duplicate pairs of all splits: of each image the nearest of each split, as near_duplicates lists them."""
@@ -36,7 +40,7 @@ def find_duplicates(packed: dict[str, Packed]) -> list[Pair]:
 def data_card(classes: list[str], packed: dict[str, Packed], pairs: list[Pair], dropped: int) -> dict:
     """Counts by split, imbalance (largest class over smallest, of those in train) and near-duplicates, for JSON."""
     train = class_counts(packed["train"].labels, classes)
-    across = sum(pair.split_a != pair.split_b for pair in pairs)
+    across = sum(pair.across for pair in pairs)
     return {
         "images": {split: len(packed[split].ids) for split in SPLITS},
         "classes": len(classes),

@@ -140,8 +140,8 @@ def _ids(root: Path, train: list[Path], val: list[Path], test: list[Path]) -> tu
         named.setdefault(name, []).append(file)
     if clashes := [files for files in named.values() if len(files) > 1]:
         first, second = map(shown, clashes[0][:2])
-        more = f", as do the files of {len(clashes) - 1} more" if clashes[1:] else ""
-        raise PetalsError(f"{first} and {second} have one id, {ids[clashes[0][0]]!r}{more}; rename one of each")
+        advice = f"so it is with {len(clashes) - 1} more ids: rename one of each" if clashes[1:] else "rename one"
+        raise PetalsError(f"{first} and {second} have one id, {ids[clashes[0][0]]!r}; {advice}")
     if not twice:
         return ids, []
     often = times.most_common(1)[0][0]

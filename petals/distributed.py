@@ -252,7 +252,7 @@ def lost(error: BaseException) -> str | None:
         return None
     address = ADDRESS.search(text)
     where = f" at {address[1]}" if address else ""
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip()]
     # Of NCCL's lines the first says what failed and the last why, which may be this machine's own set-up.
     why = f" ({'; '.join(dict.fromkeys([lines[0], lines[-1]]))})" if "NCCL" in text else ""
     return f"another process of this run{where} was lost{why}; dvc repro goes on from the last checkpoint"

@@ -23,7 +23,7 @@ def fingerprint(params: Mapping[str, object], inputs: Iterable[str | Path]) -> s
     versions = {name: version(name) for name in LIBRARIES}
     digest.update(json.dumps([dict(params), versions, sys.version], sort_keys=True).encode())
     files = (getattr(module, "__file__", None) for module in sys.modules.values())
-    ours = tuple(f"{REPOSITORY / folder}{os.sep}" for folder in ("petals", "stages"))
+    ours = tuple(os.path.normpath(REPOSITORY / folder) + os.sep for folder in ("petals", "stages"))
     code = {file for file in files if file and os.path.normpath(file).startswith(ours)}
     paths = {
         path: repr(path.relative_to(root).parts or path.name).encode()

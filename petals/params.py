@@ -36,8 +36,6 @@ def plain_path(path: str) -> str:
     # dvc.yaml puts it between quotes into a shell's command.
     if not path or set(path) & set('"$`\\\n'):
         raise ValueError('should be a path without " $ ` \\ or line ends')
-    if Path(path) in (Path(), Path("data")):  # in which the stages write
-        raise ValueError("should be a folder of its own, such as data/mine")
     return path
 
 

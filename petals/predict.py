@@ -32,7 +32,8 @@ def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
         found = sorted(each for each in below if each.suffix.lower() in IMAGES)
         yield from found
         yield from (PetalsError(f"{shown(error.filename)}: cannot be read: {error.strerror}") for error in locked)
-        if formats := unread(below):
+        read = {each.with_suffix("") for each in found}  # a camera writes its raw file beside the JPEG
+        if formats := unread([each for each in below if each.with_suffix("") not in read]):
             yield PetalsError(f"{shown(path)}: {formats} are left out: convert them to JPEG first")
         elif not found and not locked:
             yield PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")
@@ -101,14 +102,14 @@ def label_of(path: Path, classes: list[str]) -> int:
     return classes.index(name)
 
 
-def scores_of(labels: list[int], guesses: list[int], classes: int) -> dict[str, float]:
+def scores_of(labels: list[int], guesses: list[int], classes: int) -> dict[str, float | None]:
     """Scores of `guesses` against `labels`, one of each for an image; `low` and `high` bound macro F1 (95 %)."""
     actual, predicted = np.array(labels), np.array(guesses)
     interval = macro_f1_interval(actual, predicted, classes)
     scores = {"macro_f1": macro_f1(actual, predicted), "accuracy": accuracy(actual, predicted)}
-    if interval.low < interval.high:  # without a mistake there is none to be drawn
-        scores |= {"low": interval.low, "high": interval.high}
-    return {"images": len(labels)} | {name: round(value, 6) for name, value in scores.items()}
+    known = interval.low < interval.high  # without a mistake, or with nothing else, there is none
+    scores |= {"low": interval.low, "high": interval.high} if known else {"low": None, "high": None}
+    return {"images": len(labels)} | {name: value and round(value, 6) for name, value in scores.items()}
 
 
 @click.command(cls=Command)
@@ -157,7 +158,7 @@ def main(
             click.echo(f"{shown(path)}: {best[0][0]} ({best[0][1]:.0%}), but is {actual['actual']}")
     if labels:
         found = scores_of(labels, guesses, len(opened.classes))
-        interval = f", 95 % interval {found['low']:.3f} … {found['high']:.3f}" if "low" in found else ""
+        interval = f", 95 % interval {found['low']:.3f} … {found['high']:.3f}" if found["low"] is not None else ""
         line = f"macro F1 {found['macro_f1']:.4f}{interval}; accuracy {found['accuracy']:.4f}; {len(labels)} images"
         click.echo(json.dumps(found) if as_json else line)
     context.exit(1 if failed else 0)

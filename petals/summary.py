@@ -67,7 +67,8 @@ def read_metrics(path: Path) -> dict:
 
 def int8_row(int8: dict) -> str:
     if not int8["kept"]:
-        return "left out: it changes more than max_f1_drop allows"
+        loss = "loses more than max_f1_drop" if "macro_f1" in int8 else "changes too many answers"
+        return f"left out: it {loss}"
     score = f", macro F1 {int8['macro_f1']:.4f}" if "macro_f1" in int8 else ""
     return f"{int8['top1_agreement']:.2%}, {int8['bytes'] / 1e6:.1f} MB{score}"
 

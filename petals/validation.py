@@ -55,8 +55,10 @@ def calibrate(
     elif not train.final:
         after = fit_temperature(val.labels, rescale(scores, 1.0, before * offsets))
         said = f"temperature {after:.3f}, fitted to val"
-        if min(abs(np.log(after / bound)) for bound in (COLDEST, HOTTEST)) < 0.01:
+        if np.isclose(after, COLDEST, rtol=0.01):
             said += ": at its bound, as val has too few images, or too few mistakes, to fit it"
+        elif np.isclose(after, HOTTEST, rtol=0.01):
+            said += ": at its bound, as the model is sure of many wrong answers; look at the labels of val"
     net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
     net.temperature.fill_(after)
     return said

@@ -46,8 +46,9 @@ def main(
 
     DATA is Kaggle's TFRecord layout or one folder per class. Without a val split, val_fraction of each class is set
     aside for it, near-duplicates together. CARD (JSON) receives the data card, CLASSES_CSV the number of images by
-    class, DUPLICATES_CSV the near-duplicate pairs, of each image the five nearest in each split that come after it: all
-    of the splits as they were found, though with `final: true` the images of val end up in PREPARED/train as well.
+    class, DUPLICATES_CSV the near-duplicate pairs, of each image the five nearest in each split that come after it, and
+    10,000 pairs at most: all of the splits as they were found, though with `final: true` the images of val end up in
+    PREPARED/train as well.
     """
     params = load_params(PrepareParams)
     dataset = open_dataset(data, params.image_size)
@@ -99,9 +100,11 @@ def main(
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
     listed = pairs
     if len(pairs) > MOST_PAIRS:
-        nearest = sorted(range(len(pairs)), key=lambda row: pairs[row].correlation, reverse=True)[:MOST_PAIRS]
-        listed = [pairs[row] for row in sorted(nearest)]
-        click.echo(f"{duplicates_csv} has the {MOST_PAIRS:,} of {len(pairs):,} pairs that are most alike")
+        order = sorted(range(len(pairs)), key=lambda row: (pairs[row].across, pairs[row].correlation), reverse=True)
+        listed = [pairs[row] for row in sorted(order[:MOST_PAIRS])]
+        click.echo(
+            f"{duplicates_csv} has {MOST_PAIRS:,} of {len(pairs):,} pairs: those across splits, then the most alike"
+        )
     write_csv(duplicates_csv, Pair._fields[:-1], (pair[:-1] for pair in listed))
 
 

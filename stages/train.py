@@ -78,7 +78,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     steps = epochs * steps_per_epoch
     if (epochs, data.passes) != (params.epochs, 1):
         passes = "1 pass" if data.passes == 1 else f"{data.passes} passes"
-        click.echo(f"min_steps: {params.min_steps} steps are {epochs} epochs of {passes} over the images each")
+        click.echo(f"min_steps: {epochs} epochs of {passes} over the images each, {steps} steps in all")
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps // 2)
 
     saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)

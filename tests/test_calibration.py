@@ -135,6 +135,10 @@ def test_the_temperature_is_that_of_the_adjusted_answers():
     assert said == f"temperature {found:.3f}, fitted to val"
     val.labels = predict(net, val).argmax(1)  # no mistake, so that the surer the better
     assert "temperature 0.250, fitted to val: at its bound, " in calibrate(net, train, val, group, 0.0, "fit")
+    val.labels = predict(net, val).argmin(1)  # nothing right
+    assert "temperature 4.000, fitted to val: at its bound, as the model" in calibrate(
+        net, train, val, group, 0.0, "fit"
+    )
     val.labels = labels
     net.temperature.fill_(1)
     assert found == pytest.approx(fit_temperature(labels, predict(net, val)), rel=1e-3)

@@ -199,8 +199,8 @@ def test_what_nccl_could_not_do_is_told():
     """It may be this machine's own set-up, and no other's fault."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
-        fault = RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:77, unhandled system error\nLast error: no shm")
+        fault = RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:77, unhandled system error\nLast error:\nno shm\n")
         assert distributed.lost(fault) == (
             "another process of this run was lost (RuntimeError NCCL error in: ProcessGroupNCCL.cpp:77, unhandled "
-            "system error; Last error: no shm); dvc repro goes on from the last checkpoint"
+            "system error; no shm); dvc repro goes on from the last checkpoint"
         )

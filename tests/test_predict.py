@@ -75,6 +75,7 @@ def test_labelled_images_are_scored(folder):
 def test_photographs_in_formats_that_are_not_read_are_told(folder):
     Path("a/b/raw.heic").write_bytes(b"")
     Path("a/b/scan.TIFF").write_bytes(b"")
+    Path("a/b/green.NEF").write_bytes(b"")  # beside green.JPG
     done = call("a")
     assert (
         done.exit_code == 1 and done.stderr == "Error: a: 1 .heic, 1 .tiff are left out: convert them to JPEG first\n"
@@ -85,7 +86,10 @@ def test_photographs_in_formats_that_are_not_read_are_told(folder):
 def test_what_lies_in_no_folder_of_a_class_is_told_and_not_scored(folder, monkeypatch):
     Path("red").mkdir()
     Image.fromarray(plain("red", 20, 20)).save("red/1.png")
-    monkeypatch.chdir("red")
+    Path("red/below").mkdir()
+    monkeypatch.chdir("red/below")
+    assert call("--model", "../../models/model.onnx", "--score", "..").stdout.endswith("; 1 images\n")
+    monkeypatch.chdir("..")
     done = call("--model", "../models/model.onnx", "--score", "../a", "1.png")
     assert done.exit_code == 1 and done.stdout == "macro F1 1.0000; accuracy 1.0000; 1 images\n"
     assert "Error: ../a/red.png: its folder, 'a', is none of the model's classes\n" in done.stderr

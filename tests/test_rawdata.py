@@ -284,11 +284,9 @@ def test_ids_are_paths_where_stems_occur_twice(flowers: Path):
 def test_two_files_that_differ_in_their_extension_alone(flowers: Path):
     images(flowers / "rose", "r0.png")
     message = fault(flowers)
-    assert message.endswith(
-        "rose/r0.jpg and " + str(flowers / "rose/r0.png") + " have one id, 'rose/r0'; rename one of each"
-    )
+    assert message.endswith("rose/r0.jpg and " + str(flowers / "rose/r0.png") + " have one id, 'rose/r0'; rename one")
     images(flowers / "rose", "r1.png", "r2.png")
-    assert fault(flowers).endswith("have one id, 'rose/r0', as do the files of 2 more; rename one of each")
+    assert fault(flowers).endswith("have one id, 'rose/r0'; so it is with 2 more ids: rename one of each")
 
 
 def test_ids_of_test_are_stems_whatever_others_are_called(flowers: Path):
