@@ -127,8 +127,8 @@ def main(
     An image that cannot be read is one line on standard error; the others are answered all the same, and the exit code
     is 1. `--model models/model.int8.onnx` is faster and nearly as good.
 
-    With --score, of labelled images that the model has not seen, the last line has macro F1, with its 95 % interval,
-    and accuracy.
+    With --score, of labelled images that the model has not seen, the last line has macro F1, its 95 % interval where
+    there is a mistake, and accuracy.
     """
     opened = Model.open(model, threads)
     failed = False

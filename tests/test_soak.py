@@ -13,10 +13,9 @@ from petals.errors import PetalsError
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
 KILLS = (
-    Kill("prepare", "working", 0.6, "stage"),
+    Kill("prepare", "working", 0.6, "dvc"),
     Kill("augment", "committing", 0.4, "all"),
-    Kill("train", "working", 0.5, "dvc"),
-    Kill("train", "saving", 0.0, "all"),
+    Kill("train", "saving", 0.0, "stage"),
 )
 
 
