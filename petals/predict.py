@@ -32,8 +32,8 @@ def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
         found = sorted(each for each in below if each.suffix.lower() in IMAGES)
         yield from found
         yield from (PetalsError(f"{shown(error.filename)}: cannot be read: {error.strerror}") for error in locked)
-        read = {each.with_suffix("") for each in found}  # a camera writes its raw file beside the JPEG
-        if formats := unread([each for each in below if each.with_suffix("") not in read]):
+        shots = {each.with_suffix("") for each in found}  # a camera writes its raw file beside the JPEG
+        if formats := unread([each for each in below if each.with_suffix("") not in shots]):
             yield PetalsError(f"{shown(path)}: {formats} are left out: convert them to JPEG first")
         elif not found and not locked:
             yield PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")

@@ -8,7 +8,7 @@ MOST_THREADS = 256
 
 
 def processors() -> int:
-    """The processors that this process may use: petals.parallel.cores, of which the service needs no more."""
+    """The processors that this process may use, as petals.parallel.cores; of that module the service needs no more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -11,7 +11,7 @@ STEP = 50  # images: the limits depend on the number compared and take time to f
 
 
 class Window:
-    """What the model said of the last `size` images, and how far they were from validation; safe to use from threads.
+    """What the model said of the last `size` images, and their distances; safe to use from several threads.
 
     Of the images themselves nothing is kept.
     """

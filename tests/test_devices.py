@@ -88,7 +88,6 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names(tmp_path: Path, 
     eager = Small()
     eager.norm.eval()  # as where its statistics are kept
     compiled = copy.deepcopy(eager)
-    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", False)  # plain kernels compile in half the time
     compile_kernels(compiled, 1)
     assert torch._inductor.config.deterministic, "the kernels that it makes repeat themselves too"
     for size in (8, 10, 12):

@@ -13,9 +13,10 @@ from petals.errors import PetalsError
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
 KILLS = (
-    Kill("prepare", "working", 0.6, "dvc"),
+    Kill("prepare", "working", 0.6, "stage"),
     Kill("augment", "committing", 0.4, "all"),
-    Kill("train", "saving", 0.0, "stage"),
+    Kill("train", "working", 0.5, "dvc"),
+    Kill("train", "saving", 0.0, "all"),
 )
 
 
