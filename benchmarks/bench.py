@@ -15,7 +15,7 @@ from benchmarks import inference, overhead, oxford, packing, training, transfer
 from benchmarks.pairs import Row, table
 from benchmarks.workspace import REPOSITORY, commit
 from petals.commands import Command
-from petals.machine import fingerprint
+from petals.machine import description
 from petals.parallel import cores
 from petals.tables import write_json
 
@@ -60,7 +60,7 @@ def main(only: tuple[str, ...]) -> None:
     if this is the machine. The photographs for prepare (1 GB) are made once and kept in .petals/bench. Nothing else
     should run meanwhile.
     """
-    machine = fingerprint(REPOSITORY) | {"cores": cores()}
+    machine = description(REPOSITORY) | {"cores": cores()}
     rows = recorded(machine)
     with tempfile.TemporaryDirectory(prefix="petals-bench-", ignore_cleanup_errors=True) as scratch:
         for name in only or ROWS:

@@ -18,7 +18,7 @@ from benchmarks.overhead import end
 from benchmarks.workspace import REPOSITORY, commit
 from petals.commands import Command
 from petals.files import remove, write_text
-from petals.machine import fingerprint
+from petals.machine import description
 from petals.parallel import cores
 from petals.sample.dataset import class_counts
 from petals.sample.dataset import write as render
@@ -182,7 +182,7 @@ def main(sizes: list[float], stages: tuple[str, ...]) -> None:
     within 15 % of constant, and under 600 MiB a process: what a process has for itself, without mapped files.
     """
     code = commit()
-    key = json.dumps([code, fingerprint(REPOSITORY), cores(), stages])
+    key = json.dumps([code, description(REPOSITORY), cores(), stages])
     kept = KEPT / "growth.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     runs: list[Run] = []

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from benchmarks.workspace import REPOSITORY, make_workspace, put_params
 from petals.files import STATE, replacing
@@ -16,6 +15,7 @@ from petals.flowers import SPLIT_SIZES
 from petals.isolation import dvc, isolate
 from petals.packed import PackedSplit, Shards, create_shards, write_labels
 from petals.parallel import in_order
+from petals.params import read_mapping
 from petals.sample.picture import jpeg, photograph
 from petals.seeding import seed_for
 from petals.tfrecord import encode_example, write_records
@@ -40,7 +40,7 @@ def run_stage(stage: str, folder: Path, data: str | Path = REPOSITORY / "data" /
 
 def command(stage: str, data: str | Path = REPOSITORY / "data" / "sample") -> list[str]:
     """The arguments that dvc.yaml gives `stage`, whose raw photographs are in `data`."""
-    text = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
+    text = read_mapping(REPOSITORY / "dvc.yaml")["stages"][stage]["cmd"]
     arguments = text.partition(f"stages.{stage} ")[2].replace("${data}", str(data)).replace("${pretrained}", "true")
     return shlex.split(arguments)
 

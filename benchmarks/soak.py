@@ -16,13 +16,13 @@ from pathlib import Path
 
 import click
 import psutil
-import yaml
 
 from benchmarks.runs import given
 from benchmarks.workspace import make_workspace
 from petals.commands import Command
 from petals.files import STATE
 from petals.isolation import dvc, isolate
+from petals.params import read_mapping
 
 STAGES = ("prepare", "augment", "train", "evaluate", "export")
 # When a kill strikes, in turn; a stage that writes no checkpoints is at its work instead.
@@ -201,7 +201,7 @@ def went_on_from(stage: str, output: str) -> str:
 
 def differences(reference: Path, root: Path) -> list[str]:
     """The outputs of the two workspaces that differ in a byte, or in dvc.lock."""
-    locks = [yaml.safe_load((each / "dvc.lock").read_text(encoding="utf-8"))["stages"] for each in (reference, root)]
+    locks = [read_mapping(each / "dvc.lock")["stages"] for each in (reference, root)]
     outs = [{out["path"]: out for stage in lock.values() for out in stage["outs"]} for lock in locks]
     return [
         path for path in outs[0] | outs[1]

@@ -122,9 +122,7 @@ def _running() -> dict[str, int] | None:
         server = json.loads(SERVER.read_text(encoding="utf-8"))
         process, port = psutil.Process(server["pid"]), int(server["port"])
         ours = process.name().startswith("fake-gcs") and process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, psutil.NoSuchProcess):
-        return None
-    except (ValueError, TypeError, KeyError, OverflowError):  # a damaged file
+    except (FileNotFoundError, psutil.NoSuchProcess, ValueError, TypeError, KeyError, OverflowError):  # or damaged
         return None
     return {"pid": process.pid, "port": port} if ours else None  # the number may long be another program's
 

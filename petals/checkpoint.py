@@ -27,8 +27,8 @@ KEPT = 3  # checkpoints of runs that were broken off, the latest
 class Checkpoint:
     """The state of a training run on disk: weights, averaged weights, optimiser, and `progress`.
 
-    `progress` is plain JSON, with the number of `step`s done of all `steps`. Only with `writes` is there a file: of
-    several processes one has it.
+    `progress` is plain JSON, with the number of `step`s done, and in words, where it stands: `at`. Only with `writes` is
+    there a file: of several processes one has it.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Checkpoint:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         floats = [tensor for tensor in state.values() if tensor.is_floating_point() and tensor.numel()]
         if not torch.stack(torch._foreach_norm(floats, torch.inf)).isfinite().all():
-            rate = self.optimizer.param_groups[0]["lr"]
-            at = f"step {progress['step']} of {progress['steps']}, learning rate {rate:.3g}"
-            raise PetalsError(f"the weights are no longer finite at {at}: lower lr; the last checkpoint stays")
+            raise PetalsError(
+                f"the weights are no longer finite at {progress['at']}: lower lr; the last checkpoint stays"
+            )
         with replacing(self.path) as partial:
             partial.write_bytes(to_safetensors(state, metadata={"progress": json.dumps(progress)}))
         self.saved_at = time.monotonic()

@@ -97,10 +97,9 @@ def keep_results(target: str) -> None:
         files, folder = fsspec.core.url_to_fs(target.rstrip("/"))
         names = [*filter(os.path.exists, RESULTS)]
         for name in names:
-            for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
-                copy = f"{folder}/{Path(path).as_posix()}"
-                files.makedirs(copy.rpartition("/")[0], exist_ok=True)
-                files.put_file(str(path), copy)
+            copy = f"{folder}/{name}"
+            files.makedirs(copy.rpartition("/")[0], exist_ok=True)
+            files.put(name, copy, recursive=True)
     except Exception as error:  # each file system has its own
         raise PetalsError(f"AIP_MODEL_DIR: {target} cannot be written to: {error}") from None
     click.echo(f"{', '.join(names)} are in {target}")
@@ -114,8 +113,11 @@ def follow(overrides: Sequence[str]) -> None:
         run("sh", "-c", f"exec {commands[stage]}")
 
 
-def set_params(overrides: Sequence[str], path: str | Path) -> None:
-    """Put `overrides` into the params.yaml at `path` by DVC's rules; PetalsError, one line, for what will not do."""
+def set_params(overrides: Sequence[str], path: str | Path) -> PipelineParams:
+    """Put `overrides` into the params.yaml at `path` by DVC's rules, and give what dvc.yaml reads of it then.
+
+    Raises PetalsError, one line, for what will not do.
+    """
     for each in overrides:
         knob, given, text = each.partition("=")
         if not given:
@@ -129,7 +131,7 @@ def set_params(overrides: Sequence[str], path: str | Path) -> None:
                 why = "DVC takes = inside launch for its own; write a blank, such as --nproc-per-node 8"
             raise PetalsError(f"-S {each}: {why}") from None
     try:
-        load_params(PipelineParams, path)
+        return load_params(PipelineParams, path)
     except PetalsError as error:
         raise PetalsError(str(error).replace(str(path), "params.yaml")) from None  # the copy has no name for users
 
@@ -177,9 +179,7 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
         check_place()
         load_params(PipelineParams)
         with TemporaryDirectory() as folder:
-            copy = shutil.copy("params.yaml", folder)
-            set_params(overrides, copy)
-            launch = str(read_mapping(copy)["launch"])
+            launch = set_params(overrides, shutil.copy("params.yaml", folder)).launch
         if os.environ.get("PET_NNODES", "1") != "1" and not launch.startswith("torchrun"):
             raise PetalsError(f'launch: {launch!r} starts on one machine alone; add -S launch="torchrun -m"')
         if os.environ.get("PET_NODE_RANK", "0") == "0":

@@ -154,7 +154,7 @@ class Group:
             for start, stop in pairwise(bounds[first : end + 1])
         ]
 
-    def all_reduce(self, loss: float, signal: int) -> tuple[float, int]:
+    def agree(self, loss: float, signal: int) -> tuple[float, int]:
         """The sum of all processes' losses, and the signal that one of them received, or 0."""
         if self.size == 1:
             return loss, signal
@@ -176,8 +176,12 @@ class Group:
             buffer.copy_(mean)
 
     def barrier(self) -> None:
-        """Wait for all processes, as long as for their first step: one may have much to load or to write."""
-        self.broadcast(b"")
+        """Wait for all processes, as long as for their first step: one may have much to load or to write.
+
+        What is broadcast is no barrier: who has it, and has passed it on, need not wait for the others.
+        """
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))
 
     def broadcast(self, content: bytes) -> bytes:
         """What the main process gives, in every process."""

@@ -25,7 +25,7 @@ FLAGS = (  # that the kernels of PyTorch and ONNX Runtime choose by
 )
 
 
-def fingerprint(root: str | Path = ".") -> dict[str, str | int]:
+def description(root: str | Path = ".") -> dict[str, str | int]:
     """Processor, threads (of params.yaml in `root`), system and libraries; runs that agree in all give one result."""
     cpu = cpu_info()
     return {
@@ -52,9 +52,9 @@ def cpu_info() -> dict[str, str]:
 
 
 def record(root: str | Path = ".") -> Path:
-    """Write the fingerprint to `root`/machine.json, with the MD5 of the dvc.lock that it belongs to."""
+    """Write the description to `root`/machine.json, with the MD5 of the dvc.lock that it belongs to."""
     path = Path(root) / RECORD
-    write_json(path, {"dvc_lock_md5": lock_hash(root), "fingerprint": fingerprint(root)})
+    write_json(path, {"dvc_lock_md5": lock_hash(root), "fingerprint": description(root)})
     return path
 
 
@@ -77,7 +77,7 @@ def compare(root: str | Path = ".") -> list[str]:
         return [f"no {RECORD}: on which machine {LOCK} was made is not known; make record writes it"]
     except (KeyError, TypeError, ValueError):
         return [f"{RECORD} cannot be read; make record writes it anew"]
-    now = fingerprint(root)
+    now = description(root)
     said = [
         f"{name} differs: recorded {then.get(name, 'none')}, here {now.get(name, 'none')}"
         for name in now | then
@@ -90,7 +90,7 @@ def compare(root: str | Path = ".") -> list[str]:
 
 def is_recorded(root: str | Path = ".") -> bool:
     """Whether `root`/machine.json describes the machine that this is, so that nothing excuses other bytes."""
-    return recorded(root, "fingerprint") == fingerprint(root)
+    return recorded(root, "fingerprint") == description(root)
 
 
 def is_of_lock(root: str | Path = ".") -> bool:
@@ -109,7 +109,7 @@ def recorded(root: str | Path, name: str) -> Any:
 @click.command(help=__doc__, cls=Command)
 @click.option("--record", "write", is_flag=True, help=f"Write it to {RECORD}, for the current {LOCK}.")
 def main(write: bool) -> None:
-    for name, value in fingerprint().items():
+    for name, value in description().items():
         click.echo(f"  {name:<34}{value}")
     if write:
         click.echo(f"written to {record()}")

@@ -1,15 +1,13 @@
 """params.yaml as one typed model a stage.
 
-The file is read by the rules of YAML 1.2, as DVC writes it: `1e-05` is a number there, `on` is text. Numbers in hex
-and octal are text as well.
+The file is read as DVC reads and writes it, by the rules of YAML 1.2: `1e-05` is a number there, `on` is text.
 """
 
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,6 +19,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML, YAMLError
 
 from petals import architectures
 from petals.errors import PetalsError
@@ -236,35 +235,9 @@ def read_mapping(path: str | Path) -> dict[str, object]:
 def parse(text: str, where: str | Path) -> object:
     """What YAML 1.2 reads in `text`; raises PetalsError, which starts with `where`, for what is not YAML."""
     try:
-        return yaml.load(text, Loader=Yaml12Loader)
-    # ValueError: a number of 5,000 digits; the two others: a value that is not of the type of its tag, as `!!bool foo`.
-    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError) as error:
+        return YAML(typ="safe").load(text)
+    except (YAMLError, ValueError, KeyError) as error:  # the others: a number of 5,000 digits, and `!!bool foo`
         mark = getattr(error, "problem_mark", None)
         line = f"{where}: line {mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise PetalsError(f"{line}: not valid YAML: {problem}") from None
-
-
-class Yaml12Loader(yaml.SafeLoader):
-    """PyYAML with the core schema of YAML 1.2 (section 10.3), but for numbers in hex and octal, and no key twice."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for number, (key, _) in enumerate(node.value):
-            if key.value in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} twice", key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-for tag, pattern, first in [
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
-]:
-    Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
-# PyYAML would take 010 for octal and 1:30 for sixty-odd; YAML 1.2 does not.
-Yaml12Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -102,16 +103,6 @@ def label_of(path: Path, classes: list[str]) -> int:
     return classes.index(name)
 
 
-def scores_of(labels: list[int], guesses: list[int], classes: int) -> dict[str, float | None]:
-    """Scores of `guesses` against `labels`, one of each for an image; `low` and `high` bound macro F1 (95 %)."""
-    actual, predicted = np.array(labels), np.array(guesses)
-    interval = macro_f1_interval(actual, predicted, classes)
-    scores = {"macro_f1": macro_f1(actual, predicted), "accuracy": accuracy(actual, predicted)}
-    known = interval.low < interval.high  # without a mistake, or with nothing else, there is none
-    scores |= {"low": interval.low, "high": interval.high} if known else {"low": None, "high": None}
-    return {"images": len(labels)} | {name: value and round(value, 6) for name, value in scores.items()}
-
-
 @click.command(cls=Command)
 @click.argument("images", nargs=-1, required=True, type=click.Path(), callback=named, metavar="IMAGE...")
 @click.option("--model", type=click.Path(path_type=Path), default="models/model.onnx", show_default=True)
@@ -157,10 +148,13 @@ def main(
         elif labels[-1] != guesses[-1]:
             click.echo(f"{shown(path)}: {best[0][0]} ({best[0][1]:.0%}), but is {actual['actual']}")
     if labels:
-        found = scores_of(labels, guesses, len(opened.classes))
-        interval = f", 95 % interval {found['low']:.3f} … {found['high']:.3f}" if found["low"] is not None else ""
-        line = f"macro F1 {found['macro_f1']:.4f}{interval}; accuracy {found['accuracy']:.4f}; {len(labels)} images"
-        click.echo(json.dumps(found) if as_json else line)
+        actual, predicted, classes = np.array(labels), np.array(guesses), len(opened.classes)
+        f1, right = macro_f1(actual, predicted), accuracy(actual, predicted)
+        bounds = macro_f1_interval(actual, predicted, classes)
+        scores = {"macro_f1": f1, "accuracy": right} | (asdict(bounds) if bounds else {"low": None, "high": None})
+        scores = {"images": len(labels)} | {name: value and round(value, 6) for name, value in scores.items()}
+        line = f"macro F1 {f1:.4f}{f', {bounds}' if bounds else ''}; accuracy {right:.4f}; {len(labels)} images"
+        click.echo(json.dumps(scores) if as_json else line)
     context.exit(1 if failed else 0)
 
 

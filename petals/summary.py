@@ -94,9 +94,7 @@ def interval(predictions: Path) -> str:
         return ""
     names, labels = np.unique(pairs, return_inverse=True)
     found = macro_f1_interval(*labels.reshape(-1, 2).T, len(names))
-    if found.low == found.high:  # without a mistake there is none to be drawn
-        return ""
-    return f", 95 % interval {found.low:.3f} … {found.high:.3f}"
+    return f", {found}" if found else ""
 
 
 @click.command(help=__doc__, cls=Command)

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import click
-import yaml
 
 from petals import lockgate, machine
 from petals.commands import Command
@@ -32,7 +31,7 @@ def verify(checkout: Path, clone: Path) -> bool:
     environment = isolate(clone)
     recorded, scores = read_outs(clone), read_scores(clone)
     click.echo("this machine:")
-    for name, value in machine.fingerprint(clone).items():
+    for name, value in machine.description(clone).items():
         click.echo(f"  {name:<14}{value}")
     for difference in machine.compare(clone):
         click.echo(f"  ! {difference}")
@@ -71,12 +70,13 @@ def run_git(folder: Path, *arguments: str) -> str:
 
 def read_outs(root: Path) -> dict[str, str]:
     """The hash of each output of each stage in `root`/dvc.lock, by path."""
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        raise PetalsError("HEAD has no dvc.lock, so nothing to verify; dvc repro, then commit it")
     try:
-        stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        stages = read_mapping(lock)["stages"]
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-    except FileNotFoundError:
-        raise PetalsError("HEAD has no dvc.lock, so nothing to verify; dvc repro, then commit it") from None
-    except (AttributeError, KeyError, TypeError, yaml.YAMLError):
+    except (AttributeError, KeyError, TypeError, PetalsError):
         raise PetalsError("dvc.lock of HEAD cannot be read; dvc repro, then commit it") from None
 
 

@@ -1,15 +1,11 @@
 """What can be set, with its default."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from petals.parallel import cores
+
 MOST_THREADS = 256
-
-
-def processors() -> int:
-    """The processors that this process may use, as petals.parallel.cores; of that module the service needs no more."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -20,7 +16,7 @@ class Settings:
     name: str = "flowers"
     version: str | None = None
     revision: str | None = None
-    threads: int = min(processors(), MOST_THREADS)
+    threads: int = min(cores(), MOST_THREADS)
     max_bytes: int = 16_000_000
     max_pixels: int = 25_000_000
     max_files: int = 16

@@ -118,7 +118,7 @@ def stop(signum: int, frame: object) -> None:
 
 
 class Interrupt:
-    """While active, SIGINT and SIGTERM only set `requested`, so that a loop can save what it has and `leave`."""
+    """While active, SIGINT and SIGTERM only set `requested`, so that a loop can save what it has before it leaves."""
 
     def __init__(self) -> None:
         self.requested = 0
@@ -130,7 +130,7 @@ class Interrupt:
     def request(self, signum: int, frame: object) -> None:
         self.requested = signum
 
-    def leave(self, signum: int) -> None:
+    def leave_if(self, signum: int) -> None:
         """End the process with 130 or 143, as shells expect, if `signum` is a signal that came, and not 0."""
         if signum:
             name = signal.Signals(signum).name

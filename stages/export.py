@@ -90,9 +90,10 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     for left_in_float in quantiser.attempts(lambda groups: progress(groups, "layers", "layer")):
         small = onnx_export.assemble(quantiser.quantise(left_in_float), info)
         in_int8 = ask(small)
+        lost = drop(in_int8)
         layers = f"{len(quantiser.layers) - len(left_in_float)} of {len(quantiser.layers)} layers"
-        click.echo(f"int8, {layers}: {what} changes by {0 - drop(in_int8):+.4f}")
-        if kept := drop(in_int8) <= params.max_f1_drop + 1e-9:
+        click.echo(f"int8, {layers}: {what} changes by {0 - lost:+.4f}")
+        if kept := lost <= params.max_f1_drop + 1e-9:
             break
 
     size = write(full, in_fp32, "fp32", exported)

@@ -82,7 +82,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps // 2)
 
     saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)
-    state = saved.load(group.broadcast) or {"step": 0, "steps": steps, "loss": 0.0, "history": []}
+    state = saved.load(group.broadcast) or {"step": 0, "at": f"step 0 of {steps}", "loss": 0.0, "history": []}
     if state["step"]:
         epoch = min(len(state["history"]), epochs - 1)  # the last, where only the outputs were missing
         step = state["step"] - epoch * steps_per_epoch
@@ -97,17 +97,17 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             for images, labels in progress(data.read_ahead(order), f"epoch {epoch + 1}", "step", len(order)):
                 if stop or saved.due():
                     saved.save(state)
-                    interrupt.leave(stop)
+                    interrupt.leave_if(stop)
                 step = state["step"]
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
                 loss = trainer.step(step, lr, images, labels, at)
-                loss, stop = group.all_reduce(loss, interrupt.requested)
+                loss, stop = group.agree(loss, interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
             if stop or saved.due(pause):
                 saved.save(state)
-            interrupt.leave(stop)
+            interrupt.leave_if(stop)
             began = time.monotonic()
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
             said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
@@ -118,10 +118,10 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             log.add(values)
             click.echo(said)
             pause = time.monotonic() - began
-        stop = group.all_reduce(0.0, interrupt.requested)[1]
+        stop = group.agree(0.0, interrupt.requested)[1]
         if stop:
             saved.save(state)
-        interrupt.leave(stop)
+        interrupt.leave_if(stop)
         trainer.average.swap()
         bias = net.head.bias.detach().clone()
         click.echo(calibrate(net, data.split, validation, group, params.adjust, params.temperature))
@@ -131,7 +131,7 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         trainer.average.swap()
     saved.finish(state, model)
     group.barrier()
-    interrupt.leave(group.all_reduce(0.0, interrupt.requested)[1])
+    interrupt.leave_if(group.agree(0.0, interrupt.requested)[1])
 
 
 def create(params: TrainParams, split: PackedSplit, pretrained: Path, group: Group) -> Classifier:

@@ -26,7 +26,7 @@ def talk(group: distributed.Group) -> dict[str, object]:
     except PetalsError as error:
         refused = str(error)
     return {
-        "agreed": group.all_reduce(0.25 + group.rank, 15 * group.rank),
+        "agreed": group.agree(0.25 + group.rank, 15 * group.rank),
         "same": [group.broadcast(b"a" * length * (1 - group.rank)).decode() for length in (0, 5)],
         "mean": norm.running_mean.item(),
         "refused": refused,

@@ -62,7 +62,7 @@ def test_a_resumed_run_ends_in_the_bits_of_the_uninterrupted_one(killed_at: int)
 
     first = Run()
     first.train(0, killed_at)
-    progress = {"step": killed_at, "steps": STEPS, "loss": 0.1 + 0.2, "history": [{"train": {"loss": 1e-7}}]}
+    progress = {"step": killed_at, "loss": 0.1 + 0.2, "history": [{"train": {"loss": 1e-7}}]}
     first.checkpoint.save(progress)
     first.train(killed_at, killed_at + 2)  # lost with the process
 
@@ -79,15 +79,15 @@ def test_saving_changes_nothing_and_the_last_one_counts():
     run, control = Run(), Run()
     for step in range(4):
         run.train(step, step + 1)
-        run.checkpoint.save({"step": step + 1, "steps": STEPS})
+        run.checkpoint.save({"step": step + 1})
     control.train(0, 4)
     assert run.bits() == control.bits()
-    assert Run().checkpoint.load() == {"step": 4, "steps": STEPS}
+    assert Run().checkpoint.load() == {"step": 4}
     assert [path.name for path in STATE.iterdir()] == ["train-k.safetensors"]
 
 
 def test_without_a_checkpoint_of_its_own_a_run_starts_over():
-    Run("other").checkpoint.save({"step": 1, "steps": 2})
+    Run("other").checkpoint.save({"step": 1})
     run = Run()
     before = run.bits()
     assert run.checkpoint.load() is None
@@ -98,7 +98,7 @@ def test_without_a_checkpoint_of_its_own_a_run_starts_over():
 def test_a_checkpoint_cut_short_is_no_checkpoint(keep: int):
     run = Run()
     run.train(0, 3)
-    run.checkpoint.save({"step": 3, "steps": STEPS})
+    run.checkpoint.save({"step": 3})
     path = run.checkpoint.path
     path.write_bytes(path.read_bytes()[:keep])
     fresh = Run(seed=1)
@@ -115,7 +115,7 @@ def test_one_is_due_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch):
     assert not saved.due() and saved.due(ahead=0.5)
     now += 1
     assert saved.due()
-    saved.save({"step": 1, "steps": 2})
+    saved.save({"step": 1})
     assert not saved.due()
     assert checkpoint.EVERY_SECONDS < 60
 
@@ -127,7 +127,7 @@ def test_those_whose_model_is_written_and_broken_ones_are_discarded_and_others_k
         ("unwritten", {"step": STEPS}),  # stopped after its last step, before it wrote its model
         ("broken", {"step": 3}),
     ):
-        Run(key).checkpoint.save(progress | {"steps": STEPS})
+        Run(key).checkpoint.save(progress)
     (STATE / "train-broken.safetensors").write_bytes(b"\x00")
     (STATE / ".train-killed.safetensors.partial").write_bytes(b"\x00")
     (STATE / "notes.txt").write_text("not ours to remove")
@@ -139,7 +139,7 @@ def test_those_whose_model_is_written_and_broken_ones_are_discarded_and_others_k
 
 def test_the_latest_three_that_can_be_gone_on_from_are_kept():
     for age, (key, step) in enumerate((("done", STEPS), ("c", 1), ("b", 2), ("broken", 3), ("a", 4), ("old", 5))):
-        Run(key).checkpoint.save({"step": step, "steps": STEPS} | ({"md5": "abc"} if key == "done" else {}))
+        Run(key).checkpoint.save({"step": step} | ({"md5": "abc"} if key == "done" else {}))
         path = STATE / f"train-{key}.safetensors"
         if key == "broken":
             path.write_bytes(b"")
@@ -161,13 +161,13 @@ from petals.checkpoint import Checkpoint
 from petals.optim import AveragedWeights, adamw
 net = torch.nn.Linear(200, 80)
 run = Checkpoint("k", net, adamw(net, 0.1, 0.1), AveragedWeights(net, 0.9))
-run.save({"step": 1, "steps": 3})
+run.save({"step": 1})
 net(torch.ones(200)).sum().backward()
 run.optimizer.step()
 try:
-    run.save({"step": 2, "steps": 3})
+    run.save({"step": 2})
 except OSError as error:
     print(error.errno, run.load(), [path.name for path in run.path.parent.iterdir()])
 """,
     )
-    assert done.stdout == "28 {'step': 1, 'steps': 3} ['train-k.safetensors']\n", done.stderr
+    assert done.stdout == "28 {'step': 1} ['train-k.safetensors']\n", done.stderr

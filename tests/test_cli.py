@@ -125,10 +125,10 @@ def test_a_loop_may_save_before_it_leaves(number: signal.Signals, code: int):
 
     def body():
         with Interrupt() as interrupt:
-            interrupt.leave(interrupt.requested)
+            interrupt.leave_if(interrupt.requested)
             os.kill(os.getpid(), number)
             saved.append("checkpoint")
-            interrupt.leave(interrupt.requested)
+            interrupt.leave_if(interrupt.requested)
             saved.append("never")
 
     done = run(body)

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import multiprocessing
 import shutil
 import signal
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from processes import EVALUATE, TRAIN, call, first_line_alone, knobs, prepare_data, said, start, torchrun
 from torch import nn
 
@@ -137,9 +141,32 @@ def test_parts_cover_the_batch_and_their_weights_add_up():
 
 def test_one_process_needs_nobody():
     group, norm = Group(0, 1, CPU), nn.BatchNorm2d(2)
-    assert group.main and group.all_reduce(0.1, 15) == (0.1, 15) and group.broadcast(b"x") == b"x"
+    assert group.main and group.agree(0.1, 15) == (0.1, 15) and group.broadcast(b"x") == b"x"
     assert group.data_parallel(norm) is norm and group.sync_batch_norms(norm) is norm
     group.check("anything")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_nobody_leaves_a_barrier_before_all_are_there(tmp_path):
+    context = multiprocessing.get_context("fork")  # has imported torch already
+    processes = [context.Process(target=meet, args=(rank, tmp_path / "store")) for rank in range(4)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(60)
+    assert [each.exitcode for each in processes] == [0] * 4
+
+
+def meet(rank: int, path: Path) -> None:
+    store, left = dist.FileStore(str(path), 4), False
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=4)
+    if rank == 3:
+        with suppress(RuntimeError):  # nobody leaves, for as long as this one stays away
+            store.wait(["left"], timedelta(seconds=1))
+            left = True
+    Group(rank, 4, CPU).barrier()
+    store.set("left", "")
+    raise SystemExit(left)
 
 
 @pytest.mark.parametrize(

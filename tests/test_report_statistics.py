@@ -124,5 +124,4 @@ def test_the_interval_of_one_model_is_corrected_for_bias():
     expected = np.percentile(scores, 100 * norm.cdf([shift - 1.96, shift + 1.96]))
     assert np.allclose([ours.low, ours.high], expected, atol=0.015)
     assert ours.high > np.percentile(scores, 97.5) + 0.01  # where few images a class make macro F1 too low
-    perfect = statistics.macro_f1_interval(actual, actual, 20)
-    assert (perfect.low, perfect.high) == (1, 1)
+    assert statistics.macro_f1_interval(actual, actual, 20) is None

@@ -688,7 +688,8 @@ def test_serving_needs_neither_torch_nor_more_of_petals_than_this():
         "import serving.__main__, sys; print(*sorted(n for n in sys.modules if n.split('.')[0] in ('petals', 'torch')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["petals", "petals.drift", "petals.errors", "petals.images", "petals.inference"]
+    names = ("drift", "errors", "images", "inference", "parallel")
+    assert done.stdout.split() == ["petals", *(f"petals.{name}" for name in names)]
 
 
 def test_the_image_without_torch_has_the_versions_that_were_tested():

@@ -95,7 +95,7 @@ def test_the_same_bytes(checkout):
     assert "Same bytes: all 2 outputs" in done.output
     assert row(done.output, "model.bin")[3] == row(done.output, "metrics/evaluate.json")[3] == "yes"
     assert "uncommitted" not in done.output and "  ! " not in done.output
-    assert f"  torch         {machine.fingerprint()['torch']}" in done.output
+    assert f"  torch         {machine.description()['torch']}" in done.output
 
 
 def test_nothing_of_the_checkout_is_used_but_head(checkout):
@@ -159,7 +159,7 @@ def test_a_tampered_hash_is_found(checkout):
 
 
 def test_a_lock_that_has_changed_since_the_record_is_said_to_be(checkout, monkeypatch):
-    (checkout / "machine.json").write_text(json.dumps({"fingerprint": machine.fingerprint(), "dvc_lock_md5": "0"}))
+    (checkout / "machine.json").write_text(json.dumps({"fingerprint": machine.description(), "dvc_lock_md5": "0"}))
     commit()
     monkeypatch.setenv("LAST_BITS", "1")
     done = verify()
@@ -188,7 +188,7 @@ def test_another_machine_or_another_lock_is_said(checkout):
     recorded["fingerprint"]["cpu"] = "Abacus"
     recorded["dvc_lock_md5"] = "0" * 32
     (checkout / "machine.json").write_text(json.dumps(recorded))
-    here = machine.fingerprint()["cpu"]
+    here = machine.description()["cpu"]
     assert machine.compare() == [
         f"cpu differs: recorded Abacus, here {here}",
         "machine.json was recorded for another dvc.lock; make record after each dvc repro that changes it",
@@ -278,7 +278,7 @@ def test_what_this_machine_lacks_differs_too(checkout):
 
 def test_an_arm_processor_has_features(checkout, monkeypatch):
     monkeypatch.setattr(machine, "cpu_info", lambda: {"Features": "fp asimd sve"})
-    assert machine.fingerprint()["flags"] == "asimd sve"
+    assert machine.description()["flags"] == "asimd sve"
 
 
 SCORES = {"macro_f1": 0.5, "accuracy": 0.6, "top5_accuracy": 0.9, "nll": 1.5, "images": 400.0}

@@ -31,8 +31,7 @@ def checked(text: str, root: str | Path = ".") -> str:
         if not match:
             raise PetalsError(f"{word[:60]!r} is not a setting; write knob=value, such as lr=1e-4, with spaces between")
         knob = match["knob"]
-        if knob not in params.KNOBS:
-            raise PetalsError(f"{knob} is not a setting; params.yaml lists them all")
+        params.check_knob(knob, "settings")
         if knob in words:
             raise PetalsError(f"{knob} is set twice; keep one")
         words[knob] = word

@@ -156,7 +156,10 @@ class EfficientNetLite(nn.Module):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.top(self.blocks(self.stem(x))).mean((2, 3))
+        x = self.stem(x)
+        for block in self.blocks:  # one by one: a Sequential would keep the stem's output until its end
+            x = block(x)
+        return self.top(x).mean((2, 3))
 
     def stages(self) -> list[nn.Module]:
         """The parts that learn, from the image to the features."""

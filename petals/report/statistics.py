@@ -28,6 +28,9 @@ class Interval:
     def beyond_noise(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    def __str__(self) -> str:
+        return f"95 % interval {self.low:.3f} … {self.high:.3f}"
+
 
 @dataclass(frozen=True)
 class McNemar:
@@ -77,8 +80,10 @@ def bootstrap(
 
 def macro_f1_interval(
     actual: np.ndarray, predicted: np.ndarray, classes: int, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+) -> Interval | None:
     """The 95 % interval of macro F1 by the bootstrap: how far it would move with other images of the kind.
+
+    None where it has no width: without a mistake, or with nothing else, there is nothing to draw from.
 
     Its percentiles are corrected for bias (Efron 1981): of classes of few images macro F1 is too low on average, and in
     resamples once more. Where most classes have two images, as in the sample's validation split, plain percentiles held
@@ -92,7 +97,8 @@ def macro_f1_interval(
     normal, least = NormalDist(), 0.5 / resamples
     shift = 2 * normal.inv_cdf(min(max(below, least), 1 - least))
     low, high = (100 * normal.cdf(shift + normal.inv_cdf(share)) for share in (0.025, 0.975))
-    return Interval(*map(float, np.percentile(scores, [low, high])))
+    interval = Interval(*map(float, np.percentile(scores, [low, high])))
+    return interval if interval.low < interval.high else None
 
 
 def mcnemar(actual: np.ndarray, base: np.ndarray, head: np.ndarray) -> McNemar:

@@ -26,7 +26,7 @@ from petals.errors import PetalsError
 from petals.files import STATE
 from petals.params import read_mapping
 from petals.stopping import stop_stage
-from petals.tune.space import CURVES, Settings, Value, metric
+from petals.tune.space import CURVES, Settings, Value, metric, same
 
 LIVE = STATE / "live" / "plots" / "metrics"  # where DVCLive writes while train runs
 # As DVC, libgit2, git and dulwich say that another has a lock for a moment, or is just writing a file.
@@ -206,10 +206,6 @@ def git(*arguments: str) -> str:
     if done.returncode:
         raise PetalsError(f"git {arguments[0]}: {last_error(done.stderr)}")
     return done.stdout
-
-
-def same(one: Value, other: object) -> bool:
-    return one == other and isinstance(one, bool) == isinstance(other, bool)  # to Python, 1 is true
 
 
 def override(knob: str, value: Value) -> str:

@@ -24,11 +24,11 @@ Value = bool | int | float | str
 Settings = dict[str, Value]
 
 
-class Part(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Range(Part):
+class Range(Strict):
     log: bool = False
 
     @model_validator(mode="after")
@@ -59,6 +59,10 @@ class FloatRange(Range):
         return min(max(round(value, digits), self.low), self.high)
 
 
+def same(one: Value, other: object) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)  # to Python, 1 is true
+
+
 def _magnitude(value: float) -> int:
     """The power of ten of the first digit of `value`."""
     return math.floor(math.log10(abs(value) or 1))
@@ -76,7 +80,7 @@ class IntRange(Range):
         return trial.suggest_int(knob, self.low, self.high, log=self.log)
 
 
-class Choice(Part):
+class Choice(Strict):
     type: Literal["choice"]
     values: Annotated[list[Value], Field(min_length=1)]
 
@@ -84,13 +88,13 @@ class Choice(Part):
         return self.values
 
     def holds(self, value: Value) -> bool:
-        return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.values)
+        return any(same(value, each) for each in self.values)
 
     def suggest(self, trial: optuna.Trial, knob: str) -> Value:
         return trial.suggest_categorical(knob, self.values)
 
 
-class Search(Part):
+class Search(Strict):
     """What tune.yaml says."""
 
     # FILE:KEY of a metric in git; dots in the key lead inwards
@@ -183,7 +187,7 @@ def stages_of(whole: dict, pipeline: str | Path) -> dict[str, dict]:
 def metric_files(pipeline: str | Path = "dvc.yaml") -> list[str]:
     """The metrics that `pipeline` names, of its stages and of its own."""
     whole = read_mapping(pipeline)
-    parts = [whole, *(stage.get("do", stage) for stage in stages_of(whole, pipeline).values())]
+    parts = [whole, *stages_of(whole, pipeline).values()]
     named = [each for part in parts for each in part.get("metrics") or ()]
     return list(dict.fromkeys(each if isinstance(each, str) else next(iter(each)) for each in named))
 
