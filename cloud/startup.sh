@@ -18,6 +18,8 @@ for setting in "${settings[@]}"; do
   arguments+=(--set-param "$setting")
 done
 
+HOME=$(mktemp --directory) # for the registry's credentials: that of root may be read-only, as on Container-Optimized OS
+export HOME
 docker-credential-gcr configure-docker --registries="${image%%/*}" || gcloud auth configure-docker --quiet "${image%%/*}"
 docker rm --force petals 2> /dev/null || true
 docker run --name petals --init --detach --restart on-failure:10 --gpus all --network host --ipc host --volume petals:/workspace \

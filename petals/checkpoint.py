@@ -27,8 +27,8 @@ KEPT = 3  # checkpoints of runs that were broken off, the latest
 class Checkpoint:
     """The state of a training run on disk: weights, averaged weights, optimiser, and `progress`.
 
-    `progress` is plain JSON, with the number of `step`s done, and in words, where it stands: `at`. Only with `writes` is
-    there a file: of several processes one has it.
+    `progress` is plain JSON, with the number of `step`s done and, in words, where the run stands: `at`. Only with
+    `writes` is there a file: of several processes one has it.
     """
 
     def __init__(

@@ -97,6 +97,15 @@ def test_an_image_is_named_by_commit_and_its_digest_handed_on(stand_in, tmp_path
     assert outputs(output) == {"name": f"{IMAGES}/serve", "digest": DIGEST}
 
 
+def test_a_run_that_is_run_again_pushes_nothing(stand_in, tmp_path):
+    docker = stand_in("docker")
+    output = tmp_path / "output"
+    again = GITHUB | {"GITHUB_RUN_ATTEMPT": "2"}
+    done = bash("build-image.sh", TARGET="serve", GITHUB_OUTPUT=str(output), **again, **CLOUD)
+    assert done.returncode == 1 and not output.exists() and not calls(docker)
+    assert "could call an older image main" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_an_image_that_cannot_be_built_hands_nothing_on(stand_in, tmp_path):
     stand_in("docker", {"imagetools": DIGEST.encode()})  # the build fails
     output = tmp_path / "output"

@@ -380,11 +380,13 @@ def test_a_result_is_committed_whole_and_proposed(stand_in, repository):
         "GITHUB_RUN_NUMBER": "3",
         "GITHUB_SERVER_URL": "https://github.com",
     }
-    environment |= {"GITHUB_REPOSITORY": "team/petals", "OVERRIDES": "lr=1e-4 epochs=3"}
+    settings = " ".join(["lr=1e-4", *(f"epochs={number}" for number in range(30))])
+    environment |= {"GITHUB_REPOSITORY": "team/petals", "OVERRIDES": settings}
     assert bash(f"open-pull-request.sh {result}", repository, **environment).returncode == 0
     (call,) = calls(cml)
-    title = "Experiment lr=1e-4 epochs=3 (run 3)"
+    title = f"Experiment {settings[:200]} (run 3)"  # GitHub takes 256 characters
     assert {"--branch=experiment-12-2", f"--title={title}"} <= set(call)
+    assert any(word.startswith(f"--body=Settings: {settings}\n") for word in call)
     assert git(repository, "log", "-1", "--format=%s") == title
     changed = git(repository, "show", "--name-status", "--no-renames", "--format=")
     assert changed.splitlines() == ["M\tmachine.json", "A\tplots/new.tsv", "D\tplots/old.tsv"]

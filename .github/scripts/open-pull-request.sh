@@ -13,9 +13,10 @@ if git diff --cached --quiet; then
   exit
 fi
 
-title="Experiment ${OVERRIDES:-without changes} (run $GITHUB_RUN_NUMBER)"
+settings=${OVERRIDES:-without changes}
+title="Experiment ${settings::200} (run $GITHUB_RUN_NUMBER)" # GitHub takes 256 characters
 run="$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID"
-printf -v body '%s\n\n' "Trained by $run; data and model are in the bucket." \
+printf -v body '%s\n\n' "Settings: $settings" "Trained by $run; data and model are in the bucket." \
   "Close and reopen this pull request to start its checks: GitHub starts none for what a workflow opens."
 git -c user.name="github-actions[bot]" -c user.email="41898282+github-actions[bot]@users.noreply.github.com" \
   commit --quiet --message "$title"
