@@ -249,7 +249,7 @@ def download_command(size: int | None, out: Path) -> None:
     click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in SPLIT_SIZES.items())} images", nl=False)
     click.echo(f" at {', '.join(map(str, sizes))} px. Next:")
     click.echo(
-        f"  dvc add {quote(str(out))}\n  set data: {out} in params.yaml\n  git add --all && git commit\n  make repro"
+        f"  dvc add {quote(str(out))}\n  set data: {out} in params.yaml\n  make repro record\n  git add --all && git commit"
     )
 
 

@@ -38,8 +38,8 @@ def pool(workers: int | None = None) -> Iterator[Work]:
     """Give a function that works as `in_order` does, but keeps its workers from one call to the next.
 
     To import torch takes a worker longer than a file of photographs. The workers start as there are tasks for them, at
-    the call; with one, all happens in this process, as results are asked for. Do not mix
-    functions of `__main__` with others in one pool: workers that were started for the others have not imported it.
+    the call; with one, all happens in this process, as results are asked for. Do not mix functions of `__main__` with
+    others in one pool: workers that were started for the others have not imported it.
     """
     workers = workers or cores()
     if workers <= 1:

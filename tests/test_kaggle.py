@@ -189,8 +189,8 @@ def test_the_command_says_what_follows(server, monkeypatch):
             "data/petals has 12,753 train, 3,712 val, 7,382 test images at 224 px. Next:",
             "  dvc add data/petals",
             "  set data: data/petals in params.yaml",
+            "  make repro record",
             "  git add --all && git commit",
-            "  make repro",
         ],
     )
 
