@@ -248,9 +248,8 @@ def download_command(size: int | None, out: Path) -> None:
     sizes = download(out, size, click.echo)
     click.echo(f"{out} has {', '.join(f'{count:,} {split}' for split, count in SPLIT_SIZES.items())} images", nl=False)
     click.echo(f" at {', '.join(map(str, sizes))} px. Next:")
-    click.echo(
-        f"  dvc add {quote(str(out))}\n  set data: {out} in params.yaml\n  make repro record\n  git add --all && git commit"
-    )
+    click.echo(f"  dvc add {quote(str(out))}\n  set data: {out} in params.yaml")
+    click.echo("  make repro record\n  git add --all && git commit")
 
 
 @main.command("submit", cls=Command)

@@ -214,11 +214,6 @@ def test_a_push_of_what_is_neither_here_nor_in_the_remote_is_one_line(first, sec
     assert result.output.count("\n") == 1
 
 
-def test_a_push_from_an_empty_clone_is_fine_where_the_remote_has_all(first, second):
-    remote.push(first.root)
-    remote.push(second.root)
-
-
 def prepared_list(clone: Clone) -> str:
     """The hash of the list of data/prepared."""
     lock = yaml.safe_load((clone.root / "dvc.lock").read_text())
@@ -285,11 +280,12 @@ def test_a_damaged_or_missing_object_is_an_error_and_never_wrong_data(first, sec
     }
     for damage, inflict in damages.items():
         inflict()
-        with pytest.raises(PetalsError, match=r"docs/gcp\.md"):
+        believed = damage == "a list with other names"  # by DVC; `remote.pull` then says not to use it
+        said = "^data/prepared: damaged in the remote" if believed else "^dvc pull failed"
+        with pytest.raises(PetalsError, match=rf"{said}.*docs/gcp\.md"):
             remote.pull(second.root)
-        if damage != "a list with other names":  # DVC believes it; `remote.pull` then says not to use it
+        if not believed:
             assert second.files().keys() <= {"model.bin"}, damage
-            assert second.dvc("pull", "data/prepared").returncode != 0, damage
         for name, data in whole.items():
             storage.write(name, data)
         forget(second)
@@ -488,7 +484,7 @@ def test_a_clone_without_a_remote_is_one_line(first, monkeypatch):
         remote.check_access(first.root)
 
 
-def test_a_push_of_what_the_remote_has_needs_no_right_to_write(first, second, storage, monkeypatch):
+def test_a_push_of_what_the_remote_has_needs_no_right_to_write_from_an_empty_clone_either(first, second, monkeypatch):
     remote.push(first.root)
     monkeypatch.setattr(remote, "check_push", lambda root: pytest.fail("the right to write was asked for"))
     remote.push(second.root)

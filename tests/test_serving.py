@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -459,20 +460,20 @@ def test_a_form_that_arrives_too_slowly_is_refused(model):
         assert status == 408 and told["detail"] == "the files did not arrive within 0.2 seconds"
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"POST /nowhere HTTP/1.1\r\n",
-        b"PUT /predict HTTP/1.1\r\n",
-        b"POST /predict HTTP/1.1\r\nContent-Type: text/plain\r\n",
-        b"POST /predict HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n",
-    ],
-)
-def test_a_body_that_is_not_wanted_is_not_waited_for(service, head):
-    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as client:
-        client.sendall(head + b"Host: localhost\r\nContent-Length: 1000000\r\n\r\n?")
-        answer = b"".join(iter(lambda: client.recv(10_000), b""))  # to the end of the connection
-    assert answer.split()[1] in (b"404", b"405", b"413", b"415") and b"\r\nconnection: close\r\n" in answer
+def test_a_body_that_is_not_wanted_is_not_waited_for(service):
+    heads = {
+        b"POST /nowhere HTTP/1.1\r\n": b"404",
+        b"PUT /predict HTTP/1.1\r\n": b"405",
+        b"POST /predict HTTP/1.1\r\nContent-Type: text/plain\r\n": b"415",
+        b"POST /predict HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n": b"413",
+    }
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", service.port), PATIENCE)) for _ in heads]
+        for client, head in zip(clients, heads, strict=True):  # all wait for their end at once
+            client.sendall(head + b"Host: localhost\r\nContent-Length: 1000000\r\n\r\n?")
+        for client, status in zip(clients, heads.values(), strict=True):
+            answer = b"".join(iter(lambda client=client: client.recv(10_000), b""))  # to the end of the connection
+            assert answer.split()[1] == status and b"\r\nconnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize("start", [b"GET /model?", b"GET /model HTTP/1.1\r\nX-Long: "])

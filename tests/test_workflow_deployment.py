@@ -299,12 +299,19 @@ class Pretender(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def pretender(tmp_path) -> Iterator[tuple[str, type[Pretender]]]:
-    """The address of a service that answers as the model at `tmp_path`/model.onnx should."""
-    model = write_model(tmp_path / "model.onnx")
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory) -> tuple[Path, dict]:
+    """A model, and what the smoke test reads of its check image."""
+    model = write_model(tmp_path_factory.mktemp("checked") / "model.onnx")
     done = run(f"python .github/scripts/model_check.py {model}", REPOSITORY)
-    check = json.loads(done.stdout)
+    return model, json.loads(done.stdout)
+
+
+@pytest.fixture
+def pretender(checked, tmp_path) -> Iterator[tuple[str, type[Pretender]]]:
+    """The address of a service that answers as the model at `tmp_path`/model.onnx should."""
+    original, check = checked
+    model = Path(shutil.copy(original, tmp_path))
     assert base64.b64decode(check["image"]).startswith(b"\x89PNG") and set(check["probabilities"]) > {"tulip"}
     guesses = [{"name": name, "probability": value} for name, value in check["probabilities"].items()]
     card = {"version": "v1", "revision": "r", "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
