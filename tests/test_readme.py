@@ -1,5 +1,6 @@
 """The README says what is so."""
 
+import json
 import re
 
 import yaml
@@ -33,3 +34,19 @@ def test_every_target_of_make_and_every_file_exists():
 def test_the_stages_are_those_of_the_pipeline():
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert list(stages) == re.findall(r"^\| (prepare|augment|train|evaluate|export) \|", README, re.MULTILINE)
+
+
+def test_the_speeds_are_those_of_the_last_measurement():
+    measured = json.loads((REPOSITORY / "benchmarks/results.json").read_text())["rows"].values()
+    section = README.partition("\n## Speed\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    for row, (what, ours, _, ratio, _) in zip(measured, rows, strict=True):
+        said = re.findall(r"\d+(?:\.\d+)?", f"{ours} {ratio}".replace(",", ""))
+        known = [row[name] for name in ("ours", "median", "least", "most", "pairs")]
+        assert all(map(written_as, known, said)), (what, known, said)
+
+
+def written_as(value: float, text: str) -> bool:
+    """Whether `text` is `value`, rounded to the digits that it has."""
+    digits = len(text.partition(".")[2]) if "." in text else len(text.rstrip("0")) - len(text)
+    return abs(value - float(text)) <= 0.5 / 10**digits + 1e-9
