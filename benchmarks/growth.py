@@ -1,6 +1,7 @@
 """Time and memory of prepare, augment and train as the data set grows: `make bench-scale`."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,7 @@ def measure(share: float, stages: tuple[str, ...]) -> list[Run]:
             took = []
             for settings in RUNS[stage]:
                 put_params(folder, settings)
+                os.sync()  # else what was written before goes to the disk in this run's time
                 took.append(run(stage, data, folder, TRAIN_SECONDS if stage == "train" else None))
             spent, mib = min(seconds for seconds, _ in took), max(mib for _, mib in took)
             runs.append(Run(stage, share, images_of(share, splits), spent, mib))
