@@ -1,12 +1,14 @@
 """The search and its file, with experiments that end at once: what is proposed, what is kept, what comes of it."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
@@ -486,7 +488,7 @@ class Lossy(Instant):
     def running(self, rev: str) -> bool:
         return False
 
-    def give_up(self, name: str, waiting: bool) -> None:
+    def give_up(self, name: str, rev: str, waiting: bool) -> None:
         self.lost.remove(name)
 
     def error(self, name: str) -> str:
@@ -526,3 +528,36 @@ def test_a_search_that_is_killed_before_any_line_of_its_journal_ends_as_one_that
         fatal = -1
         trials, queued = run(f"killed-{at}")
         assert trials == whole and len(queued) == len(set(queued)), f"killed before line {at}"
+
+
+# What is asked of DVC
+
+
+def test_a_process_number_that_is_another_programs_now_is_sent_no_signal(monkeypatch):
+    dvc, told = object.__new__(Experiments), []
+    info = SimpleNamespace(pid=os.getpid(), returncode=None)  # as after a restart of the machine
+    dvc.tasks = SimpleNamespace(proc={"rev": info})
+    dvc.dvc = lambda *arguments: told.append((arguments, info.returncode))
+    monkeypatch.setattr(experiments, "stop_stage", lambda pid: pytest.fail("a stranger was told to stop"))
+    dvc.stop("rev")
+    dvc.give_up("tune-000", "rev", waiting=False)
+    assert told == [(("queue", "kill", "tune-000"), -1)], "so DVC takes it for ended, and interrupts nothing"
+
+
+def test_what_a_killed_search_was_just_queueing_is_not_queued_again(monkeypatch):
+    calls = []
+
+    def busy(command, stdout, **options):
+        calls.append(command)
+        stdout.write("ERROR: '.' is busy, it is being blocked by: dvc exp run --queue")
+        return SimpleNamespace(wait=lambda: 1)
+
+    dvc = object.__new__(Experiments)
+    dvc.environment, dvc.has = {}, lambda name: name == "tune-003"
+    monkeypatch.setattr(experiments.subprocess, "Popen", busy)
+    monkeypatch.setattr(experiments.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(experiments, "read_mapping", lambda path: {"lr": 0.1})
+    dvc.queue("tune-003", {"lr": 0.1})
+    assert len(calls) == 1
+    with pytest.raises(PetalsError, match=r"^dvc exp run: "):
+        dvc.queue("tune-004", {"lr": 0.1})

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -85,27 +85,36 @@ class Experiments:
         overrides = [
             part for knob, value in settings.items() for part in ("-S", f"params.yaml:{override(knob, value)}")
         ]
-        self.dvc("exp", "run", "--queue", "--name", name, *overrides)
+        self.dvc("exp", "run", "--queue", "--name", name, *overrides, unless=lambda: self.has(name))
+
+    def has(self, name: str) -> bool:
+        """Whether an experiment of this name waits or runs: one that a search was killed while queueing, maybe."""
+        seen = self.look()
+        return name in seen.waiting or name in seen.active
 
     def start(self, jobs: int) -> None:
         """Let `jobs` workers of DVC be there; each ends by itself when the queue has been empty for a while."""
         self.dvc("queue", "start", "--jobs", str(jobs))
 
-    def dvc(self, *arguments: str) -> None:
+    def dvc(self, *arguments: str, unless: Callable[[], bool] = bool) -> None:
+        """Run DVC, again and again while it is busy and `unless` does not hold; PetalsError where it fails."""
         command = [sys.executable, "-m", "dvc", *arguments]
         for attempt in range(20):
-            # A session of its own: DVC stashes the working tree for a moment, which no Ctrl-C may cut short. And a
-            # file, not a pipe: a pipe stays open for as long as the workers live that have inherited it.
+            # A session of its own, and waited for without an end: DVC stashes the working tree for a moment, which no
+            # Ctrl-C may cut short, and subprocess.run would kill it upon one. And a file, not a pipe: a pipe stays open
+            # for as long as the workers live that have inherited it.
             with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
                 options = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "start_new_session": True}
-                done = subprocess.run(command, env=self.environment, check=False, **options)
+                code = subprocess.Popen(command, env=self.environment, **options).wait()
                 said.seek(0)
                 output = said.read()
-            if done.returncode == 0:
+            if code == 0:
                 return
             if not BUSY.search(output):
                 break
             time.sleep(min(attempt + 1, 5))
+            if unless():
+                return
         raise PetalsError(f"dvc {' '.join(arguments[:2])}: {last_error(output)}")
 
     def look(self) -> Seen:
@@ -163,11 +172,16 @@ class Experiments:
 
     def stop(self, rev: str) -> None:
         """Tell the stage that runs in an experiment to end (SIGTERM); DVC then keeps the experiment as failed."""
-        if info := self.tasks.proc.get(rev):
+        info = self.tasks.proc.get(rev)
+        if info and alive(info.pid, "exec-run"):
             stop_stage(info.pid)
 
-    def give_up(self, name: str, waiting: bool) -> None:
+    def give_up(self, name: str, rev: str, waiting: bool) -> None:
         """Take an experiment that waits out of the queue, or have DVC note that one which ran is no more."""
+        info = self.tasks.proc.get(rev)
+        if info and info.returncode is None and not alive(info.pid, "exec-run"):
+            info.returncode = -1  # its number may be another program's by now, which DVC would interrupt
+            self.tasks.proc[rev] = info
         with contextlib.suppress(PetalsError):  # it has just gone the other way
             self.dvc("queue", "remove" if waiting else "kill", name)
 

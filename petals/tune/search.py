@@ -54,7 +54,8 @@ class Tuner:
     """Runs trials until the study has enough of them.
 
     Proposals come from (sampler_seed, how many were made before, what these gave): with one job a search that was
-    stopped or killed makes the proposals that it would have made. With more, the order in which trials end counts.
+    stopped or killed makes the proposals that it would have made, unless a trial that should have been given up came to
+    its end meanwhile, and to the best score. With more, the order in which trials end counts.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class Tuner:
 
     def run(self, trials: int, progress: Callable[[int], object]) -> None:
         """Go on until `trials` have ended. Raises PetalsError where that makes no sense, Stopped upon a signal."""
-        self.begin()
-        self.failed_before = {each.number for each in counted(self.study) if each.state == TrialState.FAIL}
         former = {each: signal.signal(each, self.request) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
+            self.begin()
+            self.failed_before = {each.number for each in counted(self.study) if each.state == TrialState.FAIL}
             while True:
                 while len(self.running) < self.jobs and len(counted(self.study)) < trials and not self.all_fail():
                     self.propose()
@@ -214,7 +215,7 @@ class Tuner:
         run.missed = 0
         if not self.experiments.running(rev):
             self.lose(run)  # before DVC is told, which takes seconds in which the search may be killed
-            self.experiments.give_up(run.name, waiting=False)
+            self.experiments.give_up(run.name, rev, waiting=False)
             return
         if self.search.curve and not run.scores:
             self.report(run, self.experiments.curve(rev, self.search.curve))
@@ -313,7 +314,7 @@ class Tuner:
         while self.running:
             for run in list(self.running):
                 if run.name in seen.waiting:
-                    self.experiments.give_up(seen.waiting[run.name], waiting=True)
+                    self.experiments.give_up(run.name, seen.waiting[run.name], waiting=True)
                 elif run.name in seen.done:
                     self.ended(run, seen.done[run.name])
                 elif run.name not in seen.active or not self.experiments.running(seen.active[run.name]):

@@ -1,5 +1,6 @@
 """tune.yaml: which knobs are searched, where, and for what; held to the types and ranges of params.yaml."""
 
+import datetime
 import difflib
 import hashlib
 import json
@@ -136,9 +137,10 @@ def load_search(
         if knob == "seed":
             raise PetalsError(f"-S {setting}: the search sets it, to each of seeds: in {path}; write it there")
         try:
-            values[knob] = parse(text, "-S")
+            value = parse(text, "-S")
         except PetalsError:
-            values[knob] = text
+            value = text
+        values[knob] = text if isinstance(value, datetime.date) else value  # dvc exp run has no dates either
     params.check(values, f"-S {' '.join(settings)}" if settings else knobs)
     try:
         search = Search.model_validate(read_mapping(path))
