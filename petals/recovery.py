@@ -8,6 +8,8 @@ a run that is killed just then leaves them so; DVC then refuses to start.
 
 import json
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -22,6 +24,7 @@ from petals.params import PipelineParams, load_params
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 CONFLICT = "<<<<<<<"
+SETTLED = 1.0  # s after which a file that was being written is
 
 
 def recover(root: str | Path = ".") -> list[str]:
@@ -37,7 +40,7 @@ def recover(root: str | Path = ".") -> list[str]:
     if held and (root / held).exists():
         raise PetalsError(f"{held} is there: unless a git runs here now, it is left of one that was killed; remove it")
     lock, said = root / LOCK_FILE, []
-    if lock.is_file() and not whole(lock):
+    if cut_short(lock, whole):
         command = ["git", "show", f"HEAD:./{LOCK_FILE}"]
         lock.write_bytes(subprocess.run(command, cwd=root, capture_output=True, check=False).stdout)
         if whole(lock):
@@ -45,13 +48,26 @@ def recover(root: str | Path = ".") -> list[str]:
         else:
             lock.unlink()
             said.append(f"{LOCK_FILE} was cut short; removed, dvc repro writes it again from DVC's run cache")
-    if (root / RWLOCK).is_file():
-        try:
-            json.loads((root / RWLOCK).read_text(encoding="utf-8"))
-        except ValueError:
-            (root / RWLOCK).unlink()
-            said.append(f"{RWLOCK} was cut short; removed")
+    if cut_short(root / RWLOCK, is_json):
+        (root / RWLOCK).unlink()
+        said.append(f"{RWLOCK} was cut short; removed")
     return said
+
+
+def cut_short(path: Path, whole: Callable[[Path], bool]) -> bool:
+    """Whether `path` is there and not `whole`, and that for a second: a DVC that lives may be just writing it."""
+    if not path.is_file() or whole(path):
+        return False
+    time.sleep(SETTLED)
+    return path.is_file() and not whole(path)
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+        return True
+    except ValueError:
+        return False
 
 
 def whole(lock: Path) -> bool:

@@ -9,6 +9,7 @@ from project import SMALL, run, tiny_records
 
 from benchmarks import soak, workspace
 from benchmarks.soak import MOMENTS, STAGES, Kill, draw, run_reference, trial
+from petals import recovery
 from petals.errors import PetalsError
 from petals.recovery import CONFLICT, RWLOCK, main, recover
 
@@ -64,6 +65,7 @@ def ran(tmp_path_factory):
 def folder(ran, tmp_path, monkeypatch):
     shutil.copytree(ran, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(recovery, "SETTLED", 0.0)
     return tmp_path / "copy"
 
 
@@ -78,6 +80,19 @@ def test_files_of_dvc_that_are_cut_short_are_mended_and_nothing_runs_again(folde
     output = run("dvc repro", folder).stdout
     assert "Running stage" not in output
     assert (folder / "dvc.lock").read_text() == lock
+
+
+def test_what_a_dvc_is_just_writing_is_left_to_it(folder, monkeypatch):
+    lock = (folder / "dvc.lock").read_text()
+
+    def written(seconds: float) -> None:
+        (folder / "dvc.lock").write_text(lock)
+        (folder / RWLOCK).write_text("{}")
+
+    monkeypatch.setattr(recovery.time, "sleep", written)
+    (folder / RWLOCK).write_text("")
+    (folder / "dvc.lock").write_text(lock[:60])
+    assert recover() == [] and (folder / RWLOCK).exists() and (folder / "dvc.lock").read_text() == lock
 
 
 def test_a_lock_that_git_has_is_put_back(folder):
