@@ -59,10 +59,16 @@ def repository(tmp_path, monkeypatch):
     return Repository(tmp_path)
 
 
-def run_files(actual, predicted, ids=None, curves=None, **params) -> dict[str, str]:
+def run_files(actual, predicted, ids=None, curves=None, likelihoods=None, **params) -> dict[str, str]:
     """What git keeps of a run that predicted this: everything the report reads."""
     ids = ids or [f"image-{position}" for position in range(len(actual))]
     rows = [f'"{i}","{a}","{p}",0.750000' for i, a, p in zip(ids, actual, predicted, strict=True)]
+    header = "id,actual,predicted,confidence"
+    if likelihoods is not None:  # older runs have none
+        header, rows = (
+            f"{header},likelihood",
+            [f"{row},{each:.6g}" for row, each in zip(rows, likelihoods, strict=True)],
+        )
     scores = {
         "macro_f1": round(f1_score(actual, predicted, labels=sorted(set(actual)), average="macro"), 6),
         "accuracy": round(accuracy_score(actual, predicted), 6),
@@ -76,7 +82,7 @@ def run_files(actual, predicted, ids=None, curves=None, **params) -> dict[str, s
     files = {
         "metrics/evaluate.json": json.dumps(scores),
         "metrics/prepare.json": json.dumps({"count": {"train": 100, "val": len(actual)}, "size": 64}),
-        "plots/predictions.csv": "\n".join(["id,actual,predicted,confidence", *rows]) + "\n",
+        "plots/predictions.csv": "\n".join([header, *rows]) + "\n",
         "params.yaml": "".join(f"{name}: {value}  # why\n" for name, value in params.items()),
         "dvc.lock": lock(params),
         "data/sample.dvc": "outs: [{path: sample, md5: aaa.dir}]\n",
@@ -133,7 +139,7 @@ def test_a_better_branch_is_said_to_be_better(repository):
     old, new = (f1_score(actual, side, average="macro") for side in (base, head))
     first = page.splitlines()[0]
     assert first.startswith(f"## macro F1 {old:.3f} → {new:.3f} (+{new - old:.3f}, 95 % interval +0.")
-    assert first.endswith("better, more than noise")
+    assert first.endswith("better, more than other images explain")
     old, new = (accuracy_score(actual, side) for side in (base, head))
     assert f"| accuracy | {old:.4f} | {new:.4f} | +{new - old:.4f} | +0." in page
     assert "| negative log-likelihood (lower is better) | 0.4321 | 0.4321 | 0.0000 |" in page
@@ -150,7 +156,7 @@ def test_a_better_branch_is_said_to_be_better(repository):
     for name, old, new in per_class:
         assert re.search(rf"\| `{name}` \| {actual.count(name)} \| {old:.3f} \| {new:.3f} \| \+", page)
 
-    assert report("HEAD", "before").splitlines()[0].endswith("worse, more than noise")
+    assert report("HEAD", "before").splitlines()[0].endswith("worse, more than other images explain")
     assert report("before", "before").splitlines()[0].endswith("the same prediction for every image")
 
 
@@ -224,21 +230,20 @@ def test_noise_is_called_noise(repository):
     repository.commit(run_files(actual, base), "before")
     repository.commit(run_files(actual, head))
     page = report("before")
-    assert page.splitlines()[0].endswith("no difference beyond noise")
+    assert page.splitlines()[0].endswith("not told apart from noise")
     assert page.count("| within noise |") == 2
     assert "1 image newly right, 1 newly wrong: McNemar's test gives p = 1 (exact binomial)" in page
     assert "There are no intervals" not in page
     assert "1 image newly wrong, 1 newly right" in page
 
 
-def test_pairs_newly_confused_and_newly_told_apart(repository):
+def test_pairs_of_classes_that_are_confused_more_or_less_than_before(repository):
     actual = ["rose"] * 5 + ["iris"] * 5
-    repository.commit(run_files(actual, ["wild rose"] * 3 + ["rose"] * 2 + ["iris"] * 5), "before")
-    repository.commit(run_files(actual, ["rose"] * 5 + ["iris"] * 3 + ["daisy"] * 2))
+    repository.commit(run_files(actual, ["wild rose"] * 3 + ["rose"] * 2 + ["daisy"] * 2 + ["iris"] * 3), "before")
+    repository.commit(run_files(actual, ["rose"] * 5 + ["iris"] * 1 + ["daisy"] * 4))
     page = report("before")
-    assert "1 pair newly confused, 1 newly told apart" in page
-    confused, apart = page.index("**Newly confused**"), page.index("**Newly told apart**")
-    assert confused < page.index("| `iris` | `daisy` | 2 |") < apart < page.index("| `rose` | `wild rose` | 3 |")
+    assert "1 pair of classes confused more often, 1 less often" in page
+    assert "| `rose` | `wild rose` | 3 | 0 |\n| `iris` | `daisy` | 2 | 4 |\n" in page
     assert "| `image-8` | `iris` | `daisy` | 0.750 |" in page
 
 
@@ -261,6 +266,69 @@ def test_different_validation_sets_are_not_compared(repository, ids, actual, wor
     assert "Classes" not in page
     assert result.exit_code == 0
     assert "does not apply" in result.stderr
+
+
+def test_what_both_validation_sets_have_is_compared(repository):
+    """Photographs were added, and one of them went into validation."""
+    rng = np.random.default_rng(0)
+    actual, base = labels(rng, 60, 0.3)
+    ids = [f"image-{number}" for number in range(60)]
+    repository.commit(run_files(actual, base, ids), "before")
+    repository.commit(run_files([*actual[2:], "rose"], [*actual[2:], "iris"], [*ids[2:], "new"]))
+    page = report("before")
+    old = f1_score(actual[2:], base[2:], average="macro")
+    assert page.startswith(f"## macro F1 {old:.3f} → 1.000 on the 58 images that both have (+{1 - old:.3f}, 95 %")
+    assert page.splitlines()[0].endswith("better, more than other images explain")
+    assert "(2 images only in base, 1 image only in head), so the scores stand side by side and the differences" in page
+    whole = accuracy_score(actual, base)
+    assert f"| accuracy | {whole:.4f} | {58 / 59:.4f} | +{1 - accuracy_score(actual[2:], base[2:]):.4f} |" in page
+    assert "| negative log-likelihood (lower is better) | 0.4321 | 0.4321 | – |" in page
+    assert run("before", "--fail-under", "0.99").exit_code == 1
+
+
+def test_the_likelihood_of_each_image_tells_more_than_its_answer(repository):
+    rng = np.random.default_rng(0)
+    actual, said = labels(rng, 100, 0.8)
+    before = rng.uniform(0.2, 0.9, 100)
+    after = before * rng.uniform(0.7, 1.0, 100)
+    repository.commit(run_files(actual, said, likelihoods=before), "before")
+    repository.commit(run_files(actual, said, likelihoods=after))
+    page = report("before")
+    change = np.log(before) - np.log(after)
+    (row,) = [line for line in page.splitlines() if line.startswith("| negative log-likelihood (lower")]
+    low, high = map(float, re.search(r"\+(0\.\d+) … \+(0\.\d+) \| worse \|", row).groups())
+    margin = 1.96 * change.std() / 10
+    assert (low, high) == pytest.approx((change.mean() - margin, change.mean() + margin), abs=0.005)
+    assert "| better |" in report("HEAD", "before")
+    assert "| worse |" not in report("HEAD", "HEAD")
+
+
+def test_an_interval_that_nearly_reaches_zero_is_told_in_more_digits(repository):
+    actual = ["rose", "iris"] * 1500
+    base = [*actual[:-8], *["daisy"] * 8]
+    repository.commit(run_files(actual, base), "before")
+    repository.commit(run_files(actual, actual))
+    assert re.search(r"95 % interval \+0\.000\d+ … \+0\.00\d\d\): better", report("before").splitlines()[0])
+
+
+def test_leaks_between_the_splits_are_told_with_the_scores(repository):
+    files = run_files(["rose"], ["rose"])
+    card = {"near_duplicates": {"within_splits": 5, "across_splits": 12}, "dropped_from_train": 0}
+    repository.commit(files, "before")
+    repository.commit(files | {"metrics/prepare.json": json.dumps(card)})
+    assert "- In head, 12 pairs of near-duplicates lie across train, val and test, so its scores may" in report(
+        "before"
+    )
+    repository.commit(files | {"metrics/prepare.json": json.dumps(card | {"dropped_from_train": 3})})
+    assert "near-duplicates lie across" not in report("before")
+
+
+def test_long_values_that_differ_at_their_end_are_shown_to_differ(repository):
+    launch = "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint host:29500 -m"
+    repository.commit(run_files(["rose"], ["rose"], launch=launch), "before")
+    repository.commit(run_files(["rose"], ["rose"], launch=launch.replace("29500", "29501")))
+    page = report("before")
+    assert "host:29500 -m`" in page and "host:29501 -m`" in page
 
 
 def test_the_order_of_rows_does_not_matter(repository):
@@ -293,13 +361,16 @@ def test_robustness_is_a_score_where_it_was_measured(repository):
     assert f"{row}| 0.2500 | 0.5000 | +0.2500 |" in report("measured", "after")
     assert f"{row}| – | 0.5000 | – |" in report("before", "after")
     assert row not in report("before", "off") and "robustness.json" not in report("before", "off")
-    assert "severities" not in report("measured", "after") + report("before", "after")
+    assert "other ways" not in report("measured", "after") + report("before", "after")
     other = {"mean_macro_f1": 0.5, "severities": [1, 3, 5], "by_corruption": []}
     repository.commit(files | {"metrics/robustness.json": json.dumps(other)}, "other")
     page = report("measured", "other")
     assert f"{row}| 0.2500 | 0.5000 | – |" in page
-    note = "Images were corrupted with other severities (base `[3]`, head `[1, 3, 5]`), so those means are not compared"
-    assert note in page
+    assert "Images were corrupted in other ways (base `[3]`, head `[1, 3, 5]`), so those means are not comp" in page
+    kinds = {"mean_macro_f1": 0.5, "severities": [3], "by_corruption": [{"corruption": "fog"}]}
+    repository.commit(files | {"metrics/robustness.json": json.dumps(kinds)}, "kinds")
+    page = report("measured", "kinds")
+    assert f"{row}| 0.2500 | 0.5000 | – |" in page and "(base `[3]`, head `[3] fog`)" in page
 
 
 def test_the_score_in_int8_is_told_or_that_it_was_left_out(repository):
@@ -664,7 +735,7 @@ def test_what_moved_most_comes_first(repository):
     repository.commit(run_files(actual, head))
     page = report("before")
     assert re.findall(r"^\| `(\w+)` \| 4 \| \d", page, re.MULTILINE) == ["rose", "daisy", "iris"]
-    assert "| `daisy` | `iris` | 2 |\n| `iris` | `wild rose` | 1 |" in page
+    assert "| `daisy` | `iris` | 0 | 2 |\n| `iris` | `wild rose` | 0 | 1 |" in page
 
 
 def test_of_a_step_that_was_logged_twice_the_last_counts(repository):

@@ -1,5 +1,7 @@
 """The report's figures against scipy."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, chi2, norm
@@ -103,13 +105,30 @@ def discordant(won: int, lost: int):
     return actual, base, head
 
 
-@pytest.mark.parametrize(("won", "beyond"), [(4, False), (5, False), (6, True)])
-def test_intervals_call_no_difference_real_that_mcnemars_test_could_not(won, beyond):
+@pytest.mark.parametrize(
+    ("won", "lost", "beyond"), [(4, 0, False), (5, 0, False), (6, 0, True), (7, 1, False), (9, 2, False), (10, 1, True)]
+)
+def test_intervals_call_no_difference_real_that_mcnemars_test_does_not(won, lost, beyond):
     actual = np.arange(200) % 4
-    base = np.where(np.arange(200) < won, (actual + 1) % 4, actual)
-    for interval in statistics.bootstrap(actual, base, actual, 4).values():
+    other = (actual + 1) % 4
+    base = np.where(np.arange(200) < won, other, actual)
+    head = np.where(np.arange(200) >= 200 - lost, other, actual)
+    for interval in statistics.bootstrap(actual, base, head, 4).values():
         assert interval.beyond_noise is beyond and interval.high > 0
-    assert (binomtest(won, won).pvalue < 0.05) == beyond
+    assert (binomtest(won, won + lost).pvalue < 0.05) == beyond
+
+
+def test_swapping_gives_the_share_of_all_swaps_that_differ_as_much():
+    actual, base, head = integers(2, count=14, classes=4)
+    here = abs(plain_macro_f1(actual, head) - plain_macro_f1(actual, base))
+    as_large = 0
+    for swaps in itertools.product((False, True), repeat=14):
+        ours, theirs = np.where(swaps, head, base), np.where(swaps, base, head)
+        as_large += abs(plain_macro_f1(actual, theirs) - plain_macro_f1(actual, ours)) >= here - 1e-12
+    counts = np.ones(14, dtype=int)
+    found = statistics.swapping(actual, base, head, counts, 4, resamples=20_000)
+    assert found == pytest.approx(as_large / 2**14, abs=0.015)
+    assert statistics.swapping(actual, base, base, counts, 4, resamples=100) == 1
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from petals.report.revisions import resolve
 )
 def main(base: str, head: str, fail_under: float | None) -> None:
     """Print in markdown what changed between the revisions BASE and HEAD: scores and whether they moved by
-    more than noise, settings, data, stages, classes, training curves.
+    more than other images explain, settings, data, stages, classes, training curves.
 
     Everything is read from git, so nothing needs to be pulled. The two revisions are compared as they
     stand; to see what a branch did since it left main, name the merge base: "$(git merge-base main HEAD)".

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from petals.report.markdown import Section, code, counted, few, listing, signed
-from petals.report.sides import Side, Stage
+from petals.report.sides import Side, Stage, number
 
 MOST_ROWS = 60
 UNFOLDED = 12  # changed settings that are shown at once: they are why the scores moved
@@ -21,6 +21,13 @@ def data_card(base: Side, head: Side) -> Section | None:
     """Entries of the data card (metrics/prepare.json) that differ."""
     rows = _changed(_flat(base.card), _flat(head.card))
     return _values("Data card", rows, folded=True) if rows else None
+
+
+def leaks(side: Side) -> int:
+    """Pairs of near-duplicates that lie across splits, unless they were taken out of train."""
+    card = _flat(side.card) or {}
+    pairs, dropped = (number(card.get(key)) for key in ("near_duplicates.across_splits", "dropped_from_train"))
+    return 0 if dropped else int(pairs or 0)
 
 
 def stages(base: Side, head: Side) -> Section | None:

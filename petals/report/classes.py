@@ -33,17 +33,20 @@ def every_mover(comparison: Comparison) -> Section | None:
 
 
 def pairs(comparison: Comparison) -> Section | None:
-    """Pairs of classes newly confused, and newly told apart: from none to some, and from some to none."""
+    """Pairs of classes of which the one was taken for the other more often, or less, than before."""
     before, after = (_confusions(comparison, side) for side in (comparison.base, comparison.head))
-    newly, apart = _pair_rows(comparison, after, before), _pair_rows(comparison, before, after)
-    parts = []
-    for title, rows in (("Newly confused", newly), ("Newly told apart", apart)):
-        if rows:
-            parts.append(f"**{title}**\n\n{listing(['class', 'taken for', 'images'], rows, MOST_PAIRS, 'llr')}")
-    if not parts:
+    moved = [(after.get(pair, 0) - before.get(pair, 0), pair) for pair in before.keys() | after.keys()]
+    moved = sorted(((change, pair) for change, pair in moved if change), key=lambda each: (-abs(each[0]), each[1]))
+    if not moved:
         return None
-    title = f"{counted(len(newly), 'pair')} newly confused, {len(apart):,} newly told apart"
-    return Section(title, "\n\n".join(parts))
+    names = comparison.classes
+    rows = [
+        [code(names[actual]), code(names[taken]), *(f"{side.get((actual, taken), 0):,}" for side in (before, after))]
+        for _, (actual, taken) in moved
+    ]
+    more = sum(change > 0 for change, _ in moved)
+    title = f"{counted(more, 'pair')} of classes confused more often, {len(moved) - more:,} less often"
+    return Section(title, listing(["class", "taken for", "images in base", "in head"], rows, MOST_PAIRS, "llrr"))
 
 
 def images(comparison: Comparison, base: Side, head: Side) -> Section | None:
@@ -85,13 +88,6 @@ def _confusions(comparison: Comparison, predicted: np.ndarray) -> dict[tuple[int
     wrong = predicted != comparison.actual
     cells, counts = np.unique(np.stack([comparison.actual[wrong], predicted[wrong]]), axis=1, return_counts=True)
     return dict(zip(map(tuple, cells.T.tolist()), counts.tolist(), strict=True))
-
-
-def _pair_rows(comparison: Comparison, there: dict, not_there: dict) -> list[list[str]]:
-    found = [(pair, count) for pair, count in there.items() if pair not in not_there]
-    found.sort(key=lambda entry: (-entry[1], entry[0]))
-    names = comparison.classes
-    return [[code(names[actual]), code(names[taken]), f"{count:,}"] for (actual, taken), count in found]
 
 
 def _image_rows(comparison: Comparison, positions: Iterable[int], mistaken: Side) -> list[list[str]]:

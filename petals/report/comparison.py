@@ -9,23 +9,47 @@ from petals.report import statistics
 from petals.report.sides import Prediction, Side
 from petals.scores import accuracy, macro_f1
 
+SHARED = 0.9  # share of each side's images that both must have to be compared
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Labels of the same N images, in the order of `ids`, as indices into `classes`."""
+    """Labels of the same N images, in the order of `ids`, as indices into `classes`.
+
+    `nll` (float64, N) is by how much the negative log-likelihood of each is larger in head; None where a side does not
+    have it. `whole` says whether these are all images of both sides.
+    """
 
     ids: list[str]
     classes: list[str]
     actual: np.ndarray
     base: np.ndarray
     head: np.ndarray
+    nll: np.ndarray | None
+    whole: bool
 
     @cached_property
     def intervals(self) -> dict[str, statistics.Interval]:
-        """Of the differences of `macro_f1` and `accuracy`; empty where there is too much to resample."""
+        """Of the differences, head − base; those of labels are left out where there is too much to resample."""
+        moved = self.nll is not None and self.nll.any()
+        intervals = {"nll": statistics.mean_interval(self.nll)} if moved else {}
         if self.same:  # so is every resample of it
-            return dict.fromkeys(("macro_f1", "accuracy"), statistics.Interval(0.0, 0.0))
-        return statistics.bootstrap(self.actual, self.base, self.head, len(self.classes))
+            return intervals | dict.fromkeys(("macro_f1", "accuracy"), statistics.Interval(0.0, 0.0))
+        return intervals | statistics.bootstrap(self.actual, self.base, self.head, len(self.classes))
+
+    @cached_property
+    def scores(self) -> dict[str, tuple[float, float]]:
+        """Of these images: base's and head's `macro_f1` and `accuracy`."""
+        sides = self.base, self.head
+        return {
+            name: tuple(score(self.actual, each) for each in sides)
+            for name, score in (("macro_f1", macro_f1), ("accuracy", accuracy))
+        }
+
+    @property
+    def differences(self) -> dict[str, float]:
+        found = {name: head - base for name, (base, head) in self.scores.items()}
+        return found if self.nll is None else found | {"nll": float(self.nll.mean())}
 
     @property
     def same(self) -> bool:
@@ -33,11 +57,21 @@ class Comparison:
 
 
 def compare(base: Side, head: Side) -> Comparison | None:
-    """Pair the predictions of both sides; None where one has none or the images or their labels differ."""
-    if base.predictions is None or head.predictions is None or set_difference(base, head):
+    """Pair the predictions of the images that both sides have under the same label.
+
+    None where one has none, or where these are too few of its images. What was added to validation since, or taken out
+    of it, was in neither side's training images, so the others compare as before.
+    """
+    before, after = base.predictions, head.predictions
+    if before is None or after is None:
         return None
-    ids = sorted(base.predictions)
-    return Comparison(ids, *_indices(ids, base.predictions, head.predictions))
+    ids = sorted(key for key in before.keys() & after.keys() if before[key].actual == after[key].actual)
+    if len(ids) < SHARED * max(len(before), len(after)):
+        return None
+    base_nll, head_nll = (-np.log([each[key].likelihood for key in ids]) for each in (before, after))
+    nll = head_nll - base_nll
+    whole = len(ids) == len(before) == len(after)
+    return Comparison(ids, *_indices(ids, before, after), nll if np.isfinite(nll).all() else None, whole)
 
 
 def set_difference(base: Side, head: Side) -> dict[str, int]:

@@ -28,9 +28,10 @@ def code(text: object) -> str:
     What could end the span, the table cell or the line is replaced by a look-alike, and so is what
     cannot be seen: control, bidirectional and other formatting characters.
     """
-    shown = "".join(_plain(character) for character in str(text)[: LONGEST + 1])
-    if len(shown) > LONGEST:
-        shown = shown[: LONGEST - 1] + "…"
+    text = str(text)
+    if len(text) > LONGEST:  # what tells two long ones apart is at either end
+        text = f"{text[: LONGEST // 2]}…{text[1 - LONGEST // 2 :]}"
+    shown = "".join(map(_plain, text))
     # A span loses a space at both ends, and one of nothing but spaces is no span.
     return f"`{shown}`" if shown.strip(" ") else "`(blank)`"
 

@@ -59,7 +59,7 @@ def _top(base: Side, head: Side, comparison: Comparison | None) -> str:
     parts += [scores.score_table(base, head, comparison)]
     if comparison:
         parts.append(scores.significance(comparison))
-    notes = [*filter(None, stale.values()), *_notes(base, head), *scores.score_notes(base, head)]
+    notes = [*filter(None, stale.values()), *_notes(base, head), *scores.score_notes(base, head, comparison)]
     parts += ["\n".join(f"- {note}" for note in notes), changes.unchanged(base, head)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -87,4 +87,9 @@ def _notes(base: Side, head: Side) -> list[str]:
         if side.problems:
             faults = ", ".join(f"{code(fault.path)} {fault.reason}" for fault in side.problems)
             notes.append(f"In {label}, {faults}.")
+        if leaks := changes.leaks(side):
+            notes.append(
+                f"In {label}, {counted(leaks, 'pair')} of near-duplicates lie across train, val and test, so its "
+                "scores may flatter; `drop_leaks: true` takes them out of train."
+            )
     return notes

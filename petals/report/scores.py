@@ -5,7 +5,7 @@ import json
 from petals.report.comparison import Comparison, own_scores, set_difference
 from petals.report.markdown import code, counted, listing, signed
 from petals.report.sides import Side, number
-from petals.report.statistics import FEWEST, RESAMPLES, Interval, mcnemar
+from petals.report.statistics import RESAMPLES, Interval, mcnemar
 
 CORRUPTED = "mean_macro_f1"
 INT8 = "int8.macro_f1"
@@ -26,7 +26,7 @@ DISAGREEMENT = 5e-4  # between evaluate.json and predictions.csv, more than roun
 
 
 def verdict(base: Side, head: Side, comparison: Comparison | None) -> str:
-    """One line: macro F1 of both sides and whether it moved by more than noise."""
+    """One line: macro F1 of both sides and whether it moved by more than the choice of images explains."""
     before, after = values(base).get("macro_f1"), values(head).get("macro_f1")
     if after is None:
         return f"no macro F1 to report: {_unscored('head', head)}"
@@ -35,13 +35,18 @@ def verdict(base: Side, head: Side, comparison: Comparison | None) -> str:
     scores = f"macro F1 {before:.3f} → {after:.3f}"
     if comparison is None:
         return f"{scores}: not compared, {_why_not(base, head)}"
+    if not comparison.whole:
+        before, after = comparison.scores["macro_f1"]
+        images = counted(len(comparison.ids), "image")
+        scores = f"macro F1 {before:.3f} → {after:.3f} on the {images} that both have"
     if comparison.same:
         return f"{scores}: unchanged, the same prediction for every image"
     interval = comparison.intervals.get("macro_f1")
     if interval is None:
         return f"{scores} ({signed(after - before, 3)}): not judged, too much to resample"
-    change = f"{signed(after - before, 3)}, 95 % interval {_bounds(interval, 3)}"
-    return f"{scores} ({change}): {_judged(interval, 'no difference beyond noise', ', more than noise')}"
+    bounds = _bounds(interval, 4 if interval.beyond_noise and min(map(abs, interval.bounds)) < 0.001 else 3)
+    change = f"{signed(after - before, 3)}, 95 % interval {bounds}"
+    return f"{scores} ({change}): {_judged(interval, 'not told apart from noise', ', more than other images explain')}"
 
 
 def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
@@ -51,20 +56,27 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
     left_out = {INT8} if _left_out(base) or _left_out(head) else set()
     names = [name for name in LABELS if name in before.keys() | after.keys() | left_out]
     names += sorted((before.keys() | after.keys()) - set(LABELS))
-    intervals = comparison.intervals if comparison and not comparison.same else {}
-    apart = left_out | ({CORRUPTED} if _severities(base) != _severities(head) else set())
+    intervals = dict(comparison.intervals) if comparison else {}
+    if comparison and comparison.same:
+        intervals = {name: each for name, each in intervals.items() if name == "nll"}
+    apart = left_out | ({CORRUPTED} if _corruptions(base) != _corruptions(head) else set())
+    if comparison and not comparison.whole:
+        apart = set(names) - comparison.differences.keys()
     rows = []
     for name in names:
         old, new, interval = before.get(name), after.get(name), intervals.get(name)
         comparable = comparison is not None and old is not None and new is not None and name not in apart
+        difference = (comparison.differences if comparable and not comparison.whole else {}).get(name)
+        if comparable and difference is None:
+            difference = new - old
         rows.append(
             [
                 LABELS.get(name) or code(name),
                 "left out" if name == INT8 and _left_out(base) else _figure(old),
                 "left out" if name == INT8 and _left_out(head) else _figure(new),
-                signed(new - old, 4) if comparable else "–",
-                _bounds(interval, 4) if interval else "",
-                _judged(interval, "within noise") if interval else "",
+                signed(difference, 4) if comparable else "–",
+                _bounds(interval, 4) if interval and comparable else "",
+                _judged(interval, "within noise", lower=name == "nll") if interval and comparable else "",
             ]
         )
     if not rows:
@@ -81,9 +93,9 @@ def significance(comparison: Comparison) -> str:
         f"Intervals: paired bootstrap, {RESAMPLES:,} resamples of the validation images; what another seed would "
         "change is not in them."
     )
-    if test.won + test.lost < FEWEST:
-        intervals += " They reach to zero here, as so few images tell nothing for certain."
-    if not comparison.intervals:
+    if any(0 in interval.bounds for interval in comparison.intervals.values()):
+        intervals += " One that ends at zero was widened, as chance alone gives as much in one case of twenty or more."
+    if "macro_f1" not in comparison.intervals:
         intervals = "There are no intervals: so many images in so many classes would take minutes to resample."
     return (
         f"{counted(test.won, 'image')} newly right, {test.lost:,} newly wrong: McNemar's test gives "
@@ -91,19 +103,17 @@ def significance(comparison: Comparison) -> str:
     )
 
 
-def score_notes(base: Side, head: Side) -> list[str]:
+def score_notes(base: Side, head: Side, comparison: Comparison | None) -> list[str]:
     """Doubts about the scores, one sentence each."""
     notes = []
     if base.predictions is not None and head.predictions is not None and set_difference(base, head):
+        shared = "but are not compared" if comparison is None else "and the differences are those of what both have"
         notes.append(
-            f"The validation sets differ ({_set_words(base, head)}), so the scores stand side by side "
-            "but are not compared."
+            f"The validation sets differ ({_set_words(base, head)}), so the scores stand side by side {shared}."
         )
-    if _severities(base) != _severities(head) and all(CORRUPTED in values(side) for side in (base, head)):
-        notes.append(
-            f"Images were corrupted with other severities (base {code(_severities(base))}, head "
-            f"{code(_severities(head))}), so those means are not compared."
-        )
+    if _corruptions(base) != _corruptions(head) and all(CORRUPTED in values(side) for side in (base, head)):
+        ways = ", ".join(f"{label} {code(_corruptions(side))}" for label, side in (("base", base), ("head", head)))
+        notes.append(f"Images were corrupted in other ways ({ways}), so those means are not compared.")
     for label, side in (("base", base), ("head", head)):
         for name, own in own_scores(side).items():
             kept = number((side.scores or {}).get(name))
@@ -135,8 +145,11 @@ def _left_out(side: Side) -> bool:
     return side.int8 is not None and side.int8.get("kept") is False
 
 
-def _severities(side: Side) -> str:
-    return json.dumps((side.robustness or {}).get("severities"))
+def _corruptions(side: Side) -> str:
+    """How the images were corrupted: at which severities, and by what."""
+    found = (side.robustness or {}).get("by_corruption")
+    kinds = [each.get("corruption") for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    return f"{json.dumps((side.robustness or {}).get('severities'))} {', '.join(sorted(map(str, kinds)))}".strip()
 
 
 def _unscored(label: str, side: Side) -> str:
@@ -154,10 +167,11 @@ def _set_words(base: Side, head: Side) -> str:
     return ", ".join(f"{counted(count, 'image')} {where}" for where, count in set_difference(base, head).items())
 
 
-def _judged(interval: Interval, noise: str, beyond: str = "") -> str:
+def _judged(interval: Interval, noise: str, beyond: str = "", lower: bool = False) -> str:
+    """`noise`, or which side is ahead; `lower` values are better."""
     if not interval.beyond_noise:
         return noise
-    return ("better" if interval.low > 0 else "worse") + beyond
+    return ("better" if (interval.low > 0) != lower else "worse") + beyond
 
 
 def _bounds(interval: Interval, digits: int) -> str:

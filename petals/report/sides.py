@@ -18,6 +18,7 @@ ROBUSTNESS = "metrics/robustness.json"
 EXPORT = "metrics/export.json"
 CURVES = "plots/train"
 MOST_CURVES = 8
+LEAST = 2**-52  # probability that the negative log-likelihood counts, as in petals.scores
 DEEPEST = 20  # levels of a file; ours have three
 Parsed = TypeVar("Parsed")
 
@@ -27,6 +28,7 @@ class Prediction:
     actual: str
     predicted: str
     confidence: str
+    likelihood: float  # the probability of the actual class; NaN in older runs
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,18 @@ def _predictions(text: str) -> dict[str, Prediction]:
             raise _Damaged(f"is damaged: line {rows.line_num} is too short")
         if key in predictions:
             raise _Damaged(f"is damaged: line {rows.line_num} repeats an id")
-        predictions[key] = Prediction(actual, predicted, row.get("confidence") or "")
+        predictions[key] = Prediction(actual, predicted, row.get("confidence") or "", _likelihood(row))
     if not predictions:
         raise _Damaged("holds no predictions")
     return predictions
+
+
+def _likelihood(row: dict[str, str | None]) -> float:
+    try:
+        value = float(row.get("likelihood") or "nan")
+    except ValueError:
+        return math.nan
+    return max(value, LEAST) if 0 <= value <= 1 else math.nan
 
 
 def _stages(text: str) -> dict[str, Stage]:

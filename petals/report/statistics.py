@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 RESAMPLES = 5_000
-FEWEST = 6  # discordant pairs that can tell base from head at all: 2 / 2⁶ is the first p of the exact test below 5 %
+LEVEL = 0.05
 EXACT_BELOW = 25  # discordant pairs; from here on chi-square is a good approximation of the binomial
 MOST_CELLS = 50_000  # of one resample: distinct triples of labels, and classes; more would take minutes
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of a batch of resamples
@@ -23,6 +23,10 @@ class Interval:
 
     low: float
     high: float
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
 
     @property
     def beyond_noise(self) -> bool:
@@ -54,8 +58,8 @@ def bootstrap(
 
     Images are drawn with replacement, each with its true label and both predictions. A class that a resample
     lacks is left out of that resample's macro F1, by the same definition as in the whole sample.
-    With fewer than FEWEST images newly right or wrong nothing can be significant (McNemar's exact test), so each
-    interval is widened to reach zero then.
+    Of few images, or classes of few, percentiles are too narrow. So each interval is widened to reach zero where a test
+    that holds for any number of them cannot tell the sides apart: McNemar's for accuracy, `swapping` for macro F1.
     Gives the intervals of the differences, head − base, of `macro_f1` and `accuracy`; none at all where a resample
     has more than MOST_CELLS cells.
     """
@@ -64,18 +68,57 @@ def bootstrap(
     triples, counts = np.unique(np.stack([actual, base, head]), axis=1, return_counts=True)
     if len(counts) + classes > MOST_CELLS:
         return {}
+    alike = {
+        "macro_f1": swapping(*triples, counts, classes, resamples, seed) >= LEVEL,
+        "accuracy": mcnemar(actual, base, head).p >= LEVEL,
+    }
     truth, base, head = triples
     gained = (head == truth).astype(int) - (base == truth)  # images by which head is ahead: 1, 0 or −1
-    few = counts[gained != 0].sum() < FEWEST
     f1_differences, accuracy_differences = [], []
     for draws in _draws(counts, classes, resamples, seed):
         scores = [_macro_f1s(truth, predicted, draws, classes) for predicted in (base, head)]
         f1_differences.append(scores[1] - scores[0])
         accuracy_differences.append(draws @ gained / len(actual))
     return {
-        "macro_f1": _interval(np.concatenate(f1_differences), few),
-        "accuracy": _interval(np.concatenate(accuracy_differences), few),
+        "macro_f1": _interval(np.concatenate(f1_differences), alike["macro_f1"]),
+        "accuracy": _interval(np.concatenate(accuracy_differences), alike["accuracy"]),
     }
+
+
+def swapping(
+    truth: np.ndarray,
+    base: np.ndarray,
+    head: np.ndarray,
+    counts: np.ndarray,
+    classes: int,
+    resamples: int,
+    seed: int = 0,
+) -> float:
+    """p, two-sided, of macro F1's difference if either side might have given either prediction of an image.
+
+    The predictions of images are swapped at random (Yeh, "More accurate tests for the statistical significance of
+    result differences", 2000). `counts` (K) says how many images have each of K triples of labels.
+    """
+    both, predicted = np.tile(truth, 2), np.concatenate([base, head])
+
+    def differences(swapped: np.ndarray) -> np.ndarray:
+        kept = counts - swapped
+        sides = (np.hstack([kept, swapped]), np.hstack([swapped, kept]))
+        ours, theirs = (_macro_f1s(both, predicted, each, classes) for each in sides)
+        return np.abs(theirs - ours)
+
+    rng = np.random.default_rng(seed)
+    here = differences(np.zeros((1, len(counts)), dtype=int))[0] - 1e-12
+    batches = _batches(resamples, max(2 * len(counts), classes))
+    as_large = sum(np.sum(differences(rng.binomial(counts, 0.5, (rows, len(counts)))) >= here) for rows in batches)
+    return float((1 + as_large) / (1 + resamples))
+
+
+def mean_interval(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The interval of the mean of N differences by the bootstrap."""
+    rng, count = np.random.default_rng(seed), len(differences)
+    drawn = [differences[rng.integers(count, size=(rows, count))].mean(1) for rows in _batches(resamples, count)]
+    return _interval(np.concatenate(drawn), with_zero=False)
 
 
 def macro_f1_interval(
@@ -116,9 +159,15 @@ def mcnemar(actual: np.ndarray, base: np.ndarray, head: np.ndarray) -> McNemar:
 def _draws(counts: np.ndarray, classes: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Resamples of as many images as `counts` (K) holds: int, R × K, as many rows at a time as memory bears."""
     rng, images = np.random.default_rng(seed), counts.sum()
-    batch = max(1, _CELLS_AT_ONCE // max(len(counts), classes))
+    for rows in _batches(resamples, max(len(counts), classes)):
+        yield rng.multinomial(images, counts / images, size=rows)
+
+
+def _batches(resamples: int, cells: int) -> Iterator[int]:
+    """How many resamples of so many `cells` to hold at once, batch by batch."""
+    batch = max(1, _CELLS_AT_ONCE // cells)
     for start in range(0, resamples, batch):
-        yield rng.multinomial(images, counts / images, size=min(batch, resamples - start))
+        yield min(batch, resamples - start)
 
 
 def _macro_f1s(truth: np.ndarray, predicted: np.ndarray, draws: np.ndarray, classes: int) -> np.ndarray:
