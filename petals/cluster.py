@@ -97,9 +97,11 @@ def keep_results(target: str) -> None:
         files, folder = fsspec.core.url_to_fs(target.rstrip("/"))
         names = [*filter(os.path.exists, RESULTS)]
         for name in names:
-            copy = f"{folder}/{name}"
-            files.makedirs(copy.rpartition("/")[0], exist_ok=True)
-            files.put(name, copy, recursive=True)
+            # One by one: fsspec's recursive copy puts a folder into one that is there already.
+            for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
+                copy = f"{folder}/{Path(path).as_posix()}"
+                files.makedirs(copy.rpartition("/")[0], exist_ok=True)
+                files.put_file(str(path), copy)
     except Exception as error:  # each file system has its own
         raise PetalsError(f"AIP_MODEL_DIR: {target} cannot be written to: {error}") from None
     click.echo(f"{', '.join(names)} are in {target}")
@@ -182,6 +184,7 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
             launch = set_params(overrides, shutil.copy("params.yaml", folder)).launch
         if os.environ.get("PET_NNODES", "1") != "1" and not launch.startswith("torchrun"):
             raise PetalsError(f'launch: {launch!r} starts on one machine alone; add -S launch="torchrun -m"')
+        os.environ.setdefault("PET_RDZV_CONF", "timeout=1800")  # s: others may have data to pull and views to render
         if os.environ.get("PET_NODE_RANK", "0") == "0":
             lead(overrides, push)
         else:

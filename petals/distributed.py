@@ -60,11 +60,12 @@ def join(device: torch.device) -> "Group":
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         return Group(0, 1, device)
+    of_a_step = patience()
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # a lost process is an error here, and no abort
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
         atexit.register(leave)
-    return Group(rank, size, device, dist.new_group(timeout=patience()))
+    return Group(rank, size, device, dist.new_group(timeout=of_a_step))
 
 
 def patience() -> timedelta:

@@ -39,13 +39,17 @@ def connect() -> TCPStore | None:
         return None
 
 
-def running(stages: list[str]) -> tuple[str, int] | None:
-    """Which of `stages` (such as stages.train) runs beneath this process, with the number of its first process."""
+def running(stages: list[str]) -> tuple[str, int, float] | None:
+    """Which of `stages` (such as stages.train) runs beneath this process; which start of it, its first process says.
+
+    That is its number and when it began: in a container that was started again the numbers are those of before.
+    """
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
-            found += [(process.create_time(), stage, process.pid) for stage in stages if stage in process.cmdline()]
-    return min(found)[1:] if found else None
+            began = process.create_time()
+            found += [(stage, process.pid, began) for stage in stages if stage in process.cmdline()]
+    return min(found, key=lambda each: each[2], default=None)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """params.yaml as one typed model a stage.
 
-The file is read as DVC reads and writes it, by the rules of YAML 1.2: `1e-05` is a number there, `on` is text.
+The file is read as DVC reads and writes it, by ruamel.yaml: `1e-05` is a number there, `on` is text.
 """
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -205,7 +206,7 @@ def check_stage(model: type[StageParams], values: dict[str, object], path: str |
         key = problem["loc"][0]
         if problem["type"] == "missing":
             raise PetalsError(f"{path}: {key} is missing; add a line '{key}: …'") from None
-        raise PetalsError(f"{path}: {key}: {reason(problem)}, but is {values[key]!r}") from None
+        raise PetalsError(f"{path}: {key}: {reason(problem)}, but is {reprlib.repr(values[key])}") from None
 
 
 def reason(problem: ErrorDetails) -> str:
@@ -236,7 +237,8 @@ def parse(text: str, where: str | Path) -> object:
     """What YAML 1.2 reads in `text`; raises PetalsError, which starts with `where`, for what is not YAML."""
     try:
         return YAML(typ="safe").load(text)
-    except (YAMLError, ValueError, KeyError) as error:  # the others: a number of 5,000 digits, and `!!bool foo`
+    # The others: a number of 5,000 digits, `!!bool foo` and `!!int`, a thousand brackets.
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{where}: line {mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or " ".join(str(error).split())

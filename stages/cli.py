@@ -96,6 +96,8 @@ def alone() -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if PROCESSES > 1:  # the others would take this one for lost
+            raise PetalsError("another stage is still running in this folder; try again once it has ended") from None
         click.echo("another stage is still running in this folder; waiting for it to end", err=True)
         lock.acquire()
     try:

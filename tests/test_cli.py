@@ -30,9 +30,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         signal.signal(each, handler)
 
 
-def run(body) -> Result:
+def run(body, several: bool = False) -> Result:
     """Run `body` as a stage."""
-    return CliRunner().invoke(stage(ExportParams)(body))
+    return CliRunner().invoke(stage(ExportParams, several)(body))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -158,6 +158,15 @@ def test_a_stage_waits_for_another_of_the_same_folder(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli.click, "echo", echo)
     assert run(lambda: click.echo("done")).exit_code == 0
     assert said == ["another stage is still running in this folder; waiting for it to end", "done"]
+
+
+def test_of_several_processes_none_waits_for_it(monkeypatch: pytest.MonkeyPatch):
+    STATE.mkdir()
+    monkeypatch.setattr(cli, "PROCESSES", 2)
+    monkeypatch.setattr(cli, "told_by_another", lambda: False)
+    with FileLock(STATE / "lock"):
+        done = run(lambda: click.echo("done"), several=True)
+    assert done.exit_code == 1 and done.output.startswith("Error: another stage is still running in this folder; try")
 
 
 def test_a_stage_that_failed_leaves_the_folder_free():

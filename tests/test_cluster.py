@@ -51,8 +51,13 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
     assert done.exit_code == 0, done.output
     trained = [sys.executable, "-m", "dvc", "exp", "run", "--pull", "-S", "launch=torchrun -m"]
     assert ran == [CHECK, trained, RECORD, PUSH]
-    kept = {str(path.relative_to(tmp_path / "bucket")) for path in (tmp_path / "bucket").rglob("*") if path.is_file()}
+
+    bucket = tmp_path / "bucket"
+    Path("metrics/evaluate.json").write_text('{"macro_f1": 0.9}')
+    assert CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m"]).exit_code == 0, "another job"
+    kept = {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}
     assert kept == {"params.yaml", "metrics/evaluate.json"}
+    assert "0.9" in (bucket / "metrics/evaluate.json").read_text()
 
 
 @pytest.mark.parametrize(("fails", "begun", "kept"), [("check", 1, False), ("push", 4, True)])

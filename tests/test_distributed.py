@@ -149,7 +149,7 @@ def test_one_process_needs_nobody():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_nobody_leaves_a_barrier_before_all_are_there(tmp_path):
     context = multiprocessing.get_context("fork")  # has imported torch already
-    processes = [context.Process(target=meet, args=(rank, tmp_path / "store")) for rank in range(4)]
+    processes = [context.Process(target=meet, args=(rank, tmp_path / "store"), daemon=True) for rank in range(4)]
     for each in processes:
         each.start()
     for each in processes:
