@@ -20,7 +20,7 @@ from petals.scores import calibration_bins, class_table, score
 from petals.tables import write_csv, write_json
 from stages.cli import progress, stage
 
-PREDICTIONS = ("id", "actual", "predicted", "confidence")
+PREDICTIONS = ("id", "actual", "predicted", "confidence", "likelihood")
 PER_CLASS = ("class", "f1", "precision", "recall", "support")
 CALIBRATION = ("scaling", "confidence", "accuracy", "images")
 ROBUSTNESS = ("corruption", "severity", "macro_f1")
@@ -120,9 +120,10 @@ def assess(split: PackedSplit, scores: np.ndarray, temperature: float, fitted: b
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         click.echo(f"macro F1 leaves out classes that val has no image of ({len(absent)}): {shown}")
 
+    likelihoods = after[np.arange(len(labels)), labels]  # of the actual class, as the negative log-likelihood counts it
     predictions = (
-        (id_, classes[label], classes[guess], f"{each.max():.6f}")
-        for id_, label, guess, each in zip(split.ids, labels, predicted, scores, strict=True)
+        (id_, classes[label], classes[guess], f"{each.max():.6f}", f"{likelihood:.6g}")
+        for id_, label, guess, each, likelihood in zip(split.ids, labels, predicted, scores, likelihoods, strict=True)
     )
     write_csv(plots / "predictions.csv", PREDICTIONS, predictions)
     write_csv(plots / "per_class.csv", PER_CLASS, class_table(labels, predicted, classes))

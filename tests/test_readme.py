@@ -42,8 +42,10 @@ def test_the_speeds_are_those_of_the_last_measurement():
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
     for row, (what, ours, _, ratio, _) in zip(measured, rows, strict=True):
         said = re.findall(r"\d+(?:\.\d+)?", f"{ours} {ratio}".replace(",", ""))
-        known = [row[name] for name in ("ours", "median", "least", "most", "pairs")]
-        assert all(map(written_as, known, said)), (what, known, said)
+        known = [row["ours"]]
+        if row.get("limit"):
+            known += [row[name] for name in ("median", "least", "most", "pairs")][: 1 if row["pairs"] == 1 else 4]
+        assert len(known) == len(said) and all(map(written_as, known, said)), (what, known, said)
 
 
 def written_as(value: float, text: str) -> bool:
