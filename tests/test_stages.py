@@ -256,6 +256,8 @@ def test_the_temperature_goes_into_the_model_and_its_export(trained):
     assert compared["images"] == 9 and compared["psi_classes"] < compared["psi_classes_limit"]
     said = [float(row["confidence"]) for row in table("plots/predictions.csv")]
     assert answers.max(1) == pytest.approx(said, abs=1e-4)
+    likelihoods = [float(row["likelihood"]) for row in table("plots/predictions.csv")]
+    assert -np.log(likelihoods).mean() == pytest.approx(scores["nll"], abs=1e-5)
     meta = Path("models/model.json")
     meta.write_text(meta.read_text().replace(f'"temperature": {temperature}', '"temperature": 1.0'))
     done(evaluate, *EVALUATE)
