@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,23 +80,33 @@ def run_reference(root: Path, stages: Sequence[str] = STAGES) -> Reference:
     for stage in stages:
         shutil.copytree(root, reference.before(stage), symlinks=True)
         known = cache_files(root)
-        process = start(root, environment, "--single-item", stage)
-        running = wait_for_stage(process, stage)
-        began = time.monotonic()
-        wait_while(lambda: alive(running), process)  # noqa: B023
-        ended = time.monotonic()
-        if process.wait():
+        with started(root, environment, "--single-item", stage) as process:
+            running = wait_for_stage(process, stage)
+            began = time.monotonic()
+            wait_while(lambda: alive(running), process)  # noqa: B023
+            ended = time.monotonic()
+            process.wait()
+        if process.returncode:
             raise click.ClickException(f"{stage} failed without being killed:\n{(root / 'log').read_text()[-2000:]}")
         reference.working[stage], reference.committing[stage] = ended - began, time.monotonic() - ended
         reference.cached[stage] = cache_files(root) - known
     return reference
 
 
-def start(root: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen:
-    """Start dvc repro in a process group of its own."""
+@contextlib.contextmanager
+def started(root: Path, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen]:
+    """Start dvc repro in a process group of its own; an exception, Ctrl-C that is, leaves nothing of it running."""
     with (root / "log").open("w") as log:
         command = [sys.executable, "-m", "dvc", "repro", *arguments]
-        return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        process.wait()
 
 
 def cache_files(root: Path) -> set[Path]:
@@ -133,8 +143,7 @@ def wait_while(condition: Callable[[], bool], process: subprocess.Popen, seconds
 
 def strike(kill: Kill, reference: Reference, root: Path, environment: dict[str, str]) -> bool:
     """Start the pipeline in `root` and kill it as `kill` says; False if it had ended before."""
-    process = start(root, environment, *reference.cached)
-    try:
+    with started(root, environment, *reference.cached) as process:
         running = wait_for_stage(process, kill.stage)
         if kill.moment == "committing":
             wait_while(lambda: alive(running), process)
@@ -153,11 +162,6 @@ def strike(kill: Kill, reference: Reference, root: Path, environment: dict[str, 
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-    except BaseException:  # Ctrl-C, that is: leave nothing running
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    finally:
-        process.wait()
     return True
 
 
