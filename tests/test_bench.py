@@ -59,7 +59,7 @@ def test_the_table_has_median_spread_and_a_mark_for_what_is_missed():
 def test_rows_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(bench, "alone", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(bench, "fingerprint", lambda root: {"cpu": "this"})
+    monkeypatch.setattr(bench, "description", lambda root: {"cpu": "this"})
     monkeypatch.setattr(
         bench, "ROWS", {"a": lambda _: row("", 1.0), "b": lambda _: row("", 2.0), "c": lambda _: "it is night"}
     )
@@ -79,7 +79,7 @@ def test_rows_that_are_not_measured_stay_unless_the_machine_is_another(tmp_path,
     assert {name: each["median"] for name, each in kept["rows"].items()} == {"a": 1.0, "b": 3.0}
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=bench.REPOSITORY, capture_output=True, text=True).stdout
     assert all(head.startswith(each["commit"].rstrip("+")) and each["commit"] for each in kept["rows"].values())
-    monkeypatch.setattr(bench, "fingerprint", lambda root: {"cpu": "another"})
+    monkeypatch.setattr(bench, "description", lambda root: {"cpu": "another"})
     run("--only", "b")
     assert list(json.loads((tmp_path / "results.json").read_text())["rows"]) == ["b"]
 
