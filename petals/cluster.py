@@ -97,6 +97,8 @@ def keep_results(target: str) -> None:
         files, folder = fsspec.core.url_to_fs(target.rstrip("/"))
         names = [*filter(os.path.exists, RESULTS)]
         for name in names:
+            if os.path.isdir(name) and files.exists(f"{folder}/{name}"):  # of a former job, which may have left more
+                files.rm(f"{folder}/{name}", recursive=True)
             # One by one: fsspec's recursive copy puts a folder into one that is there already.
             for path in [name] if os.path.isfile(name) else (path for path in Path(name).rglob("*") if path.is_file()):
                 copy = f"{folder}/{Path(path).as_posix()}"

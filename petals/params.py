@@ -164,6 +164,8 @@ STAGES: dict[str, type[StageParams]] = {
     "evaluate": EvaluateParams,
     "export": ExportParams,
 }
+SHOWN = reprlib.Repr()  # of a value in a message; nothing of a list's depth
+SHOWN.maxstring = SHOWN.maxother = 200
 KNOBS = frozenset().union(*(model.model_fields for model in (PipelineParams, *STAGES.values())))
 Params = TypeVar("Params", bound=StageParams)
 
@@ -206,7 +208,7 @@ def check_stage(model: type[StageParams], values: dict[str, object], path: str |
         key = problem["loc"][0]
         if problem["type"] == "missing":
             raise PetalsError(f"{path}: {key} is missing; add a line '{key}: …'") from None
-        raise PetalsError(f"{path}: {key}: {reason(problem)}, but is {reprlib.repr(values[key])}") from None
+        raise PetalsError(f"{path}: {key}: {reason(problem)}, but is {SHOWN.repr(values[key])}") from None
 
 
 def reason(problem: ErrorDetails) -> str:

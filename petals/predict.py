@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -151,7 +150,8 @@ def main(
         actual, predicted, classes = np.array(labels), np.array(guesses), len(opened.classes)
         f1, right = macro_f1(actual, predicted), accuracy(actual, predicted)
         bounds = macro_f1_interval(actual, predicted, classes)
-        scores = {"macro_f1": f1, "accuracy": right} | (asdict(bounds) if bounds else {"low": None, "high": None})
+        low, high = bounds.bounds if bounds else (None, None)
+        scores = {"macro_f1": f1, "accuracy": right, "low": low, "high": high}
         scores = {"images": len(labels)} | {name: value and round(value, 6) for name, value in scores.items()}
         line = f"macro F1 {f1:.4f}{f', {bounds}' if bounds else ''}; accuracy {right:.4f}; {len(labels)} images"
         click.echo(json.dumps(scores) if as_json else line)

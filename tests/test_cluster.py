@@ -53,6 +53,7 @@ def test_the_first_machine_leads_and_keeps_what_git_would(ran, monkeypatch, tmp_
     assert ran == [CHECK, trained, RECORD, PUSH]
 
     bucket = tmp_path / "bucket"
+    (bucket / "metrics/robustness.json").write_text("of a former job")
     Path("metrics/evaluate.json").write_text('{"macro_f1": 0.9}')
     assert CliRunner().invoke(cluster.main, ["-S", "launch=torchrun -m"]).exit_code == 0, "another job"
     kept = {str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()}

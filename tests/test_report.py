@@ -279,6 +279,7 @@ def test_what_both_validation_sets_have_is_compared(repository):
     old = f1_score(actual[2:], base[2:], average="macro")
     assert page.startswith(f"## macro F1 {old:.3f} → 1.000 on the 58 images that both have (+{1 - old:.3f}, 95 %")
     assert page.splitlines()[0].endswith("better, more than other images explain")
+    assert "; 58 validation images that both have." in page
     assert "(2 images only in base, 1 image only in head), so the scores stand side by side and the differences" in page
     whole = accuracy_score(actual, base)
     assert f"| accuracy | {whole:.4f} | {58 / 59:.4f} | +{1 - accuracy_score(actual[2:], base[2:]):.4f} |" in page
@@ -299,6 +300,9 @@ def test_the_likelihood_of_each_image_tells_more_than_its_answer(repository):
     low, high = map(float, re.search(r"\+(0\.\d+) … \+(0\.\d+) \| worse \|", row).groups())
     margin = 1.96 * change.std() / 10
     assert (low, high) == pytest.approx((change.mean() - margin, change.mean() + margin), abs=0.005)
+    assert "Both sides predict the same for every image, so there is nothing to test. Intervals: paired bootst" in page
+    assert f"| {-np.log(before).mean():.4f} | {-np.log(after).mean():.4f} | +{change.mean():.4f} |" in row
+    assert "`metrics/evaluate.json` says negative log-likelihood (lower is better) 0.4321, but" in page
     assert "| better |" in report("HEAD", "before")
     assert "| worse |" not in report("HEAD", "HEAD")
 
@@ -316,10 +320,9 @@ def test_leaks_between_the_splits_are_told_with_the_scores(repository):
     card = {"near_duplicates": {"within_splits": 5, "across_splits": 12}, "dropped_from_train": 0}
     repository.commit(files, "before")
     repository.commit(files | {"metrics/prepare.json": json.dumps(card)})
-    assert "- In head, 12 pairs of near-duplicates lie across train, val and test, so its scores may" in report(
-        "before"
-    )
-    repository.commit(files | {"metrics/prepare.json": json.dumps(card | {"dropped_from_train": 3})})
+    assert "- In head, 12 pairs of near-duplicates lie across train, val and test, so its scores" in report("before")
+    dropped = {"params.yaml": files["params.yaml"] + "drop_leaks: true\n"}
+    repository.commit(files | {"metrics/prepare.json": json.dumps(card)} | dropped)
     assert "near-duplicates lie across" not in report("before")
 
 
@@ -654,7 +657,7 @@ def test_more_than_can_be_resampled_in_a_minute_is_scored_without_intervals(repo
     result = run("before", "--fail-under", "1")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0].endswith("not judged, too much to resample")
-    assert "There are no intervals: so many images in so many classes" in result.stdout
+    assert "There are no intervals of macro F1 and accuracy: so many images in so many classes" in result.stdout
     assert "McNemar's test gives p" in result.stdout and "noise" not in result.stdout
     assert "--fail-under does not apply: there is no interval" in result.stderr
 

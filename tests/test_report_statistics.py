@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, chi2, norm
+from scipy.stats import binomtest, bootstrap, chi2, norm, permutation_test
 from sklearn.metrics import f1_score
 
 from petals.report import statistics
@@ -116,6 +116,15 @@ def test_intervals_call_no_difference_real_that_mcnemars_test_does_not(won, lost
     for interval in statistics.bootstrap(actual, base, head, 4).values():
         assert interval.beyond_noise is beyond and interval.high > 0
     assert (binomtest(won, won + lost).pvalue < 0.05) == beyond
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 40])
+def test_the_mean_of_few_differences_is_told_from_zero_only_where_their_signs_could_not_all_be_chance(count):
+    differences = np.linspace(0.01, 0.02, count)
+    interval = statistics.mean_interval(differences)
+    assert interval.beyond_noise == (2 / 2**count < 0.05) and interval.widened != interval.beyond_noise
+    expected = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=5000)
+    assert interval.beyond_noise == (expected.pvalue < 0.05)
 
 
 def test_swapping_gives_the_share_of_all_swaps_that_differ_as_much():

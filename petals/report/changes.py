@@ -24,10 +24,10 @@ def data_card(base: Side, head: Side) -> Section | None:
 
 
 def leaks(side: Side) -> int:
-    """Pairs of near-duplicates that lie across splits, unless they were taken out of train."""
-    card = _flat(side.card) or {}
-    pairs, dropped = (number(card.get(key)) for key in ("near_duplicates.across_splits", "dropped_from_train"))
-    return 0 if dropped else int(pairs or 0)
+    """Pairs of near-duplicates across splits, of a side that is scored and does not take them out of train."""
+    if side.final or (side.params or {}).get("drop_leaks") is True:
+        return 0
+    return max(0, int(number((_flat(side.card) or {}).get("near_duplicates.across_splits")) or 0))
 
 
 def stages(base: Side, head: Side) -> Section | None:

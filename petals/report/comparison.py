@@ -31,8 +31,8 @@ class Comparison:
     @cached_property
     def intervals(self) -> dict[str, statistics.Interval]:
         """Of the differences, head − base; those of labels are left out where there is too much to resample."""
-        moved = self.nll is not None and self.nll.any()
-        intervals = {"nll": statistics.mean_interval(self.nll)} if moved else {}
+        of_nll = statistics.mean_interval(self.nll) if self.nll is not None and self.nll.any() else None
+        intervals = {"nll": of_nll} if of_nll else {}
         if self.same:  # so is every resample of it
             return intervals | dict.fromkeys(("macro_f1", "accuracy"), statistics.Interval(0.0, 0.0))
         return intervals | statistics.bootstrap(self.actual, self.base, self.head, len(self.classes))
@@ -59,8 +59,8 @@ class Comparison:
 def compare(base: Side, head: Side) -> Comparison | None:
     """Pair the predictions of the images that both sides have under the same label.
 
-    None where one has none, or where these are too few of its images. What was added to validation since, or taken out
-    of it, was in neither side's training images, so the others compare as before.
+    None where one has none, or where these are too few of its images. Those that both validate with are in neither's
+    training images, whatever was added to validation since, or taken out of it.
     """
     before, after = base.predictions, head.predictions
     if before is None or after is None:
@@ -87,11 +87,13 @@ def set_difference(base: Side, head: Side) -> dict[str, int]:
 
 
 def own_scores(side: Side) -> dict[str, float]:
-    """Macro F1 and accuracy of one side, worked out from its predictions; empty where it has none."""
+    """What one side's predictions give: macro F1, accuracy, nll where they have likelihoods; empty without any."""
     if side.predictions is None:
         return {}
     _, actual, predicted, _ = _indices(sorted(side.predictions), side.predictions, side.predictions)
-    return {"macro_f1": macro_f1(actual, predicted), "accuracy": accuracy(actual, predicted)}
+    nll = -np.log([each.likelihood for each in side.predictions.values()]).mean()
+    scores = {"macro_f1": macro_f1(actual, predicted), "accuracy": accuracy(actual, predicted)}
+    return scores | ({"nll": float(nll)} if np.isfinite(nll) else {})
 
 
 def _indices(ids: list[str], base: dict[str, Prediction], head: dict[str, Prediction]):

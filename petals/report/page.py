@@ -67,7 +67,8 @@ def _top(base: Side, head: Side, comparison: Comparison | None) -> str:
 def _sides(base: Side, head: Side, comparison: Comparison | None) -> str:
     line = f"Base is {_named(base.revision)}, head is {_named(head.revision)}"
     if comparison:
-        return f"{line}; {counted(len(comparison.ids), 'validation image')}."
+        shared = "" if comparison.whole else " that both have"
+        return f"{line}; {counted(len(comparison.ids), 'validation image')}{shared}."
     return f"{line}."
 
 
@@ -90,6 +91,6 @@ def _notes(base: Side, head: Side) -> list[str]:
         if leaks := changes.leaks(side):
             notes.append(
                 f"In {label}, {counted(leaks, 'pair')} of near-duplicates lie across train, val and test, so its "
-                "scores may flatter; `drop_leaks: true` takes them out of train."
+                "scores may flatter; `drop_leaks: true` takes those in train out of it."
             )
     return notes

@@ -86,17 +86,22 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
 
 def significance(comparison: Comparison) -> str:
     """McNemar's test in a sentence, and how the intervals were made, where the predictions differ at all."""
-    if comparison.same:
-        return "Both sides predict the same for every image, so there is nothing to test."
-    test = mcnemar(comparison.actual, comparison.base, comparison.head)
     intervals = (
         f"Intervals: paired bootstrap, {RESAMPLES:,} resamples of the validation images; what another seed would "
         "change is not in them."
     )
-    if any(0 in interval.bounds for interval in comparison.intervals.values()):
+    if any(each.widened for each in comparison.intervals.values()):
         intervals += " One that ends at zero was widened, as chance alone gives as much in one case of twenty or more."
+    if comparison.same:
+        shared = "" if comparison.whole else " that both have"
+        nothing = f"Both sides predict the same for every image{shared}, so there is nothing to test."
+        return f"{nothing} {intervals}" if "nll" in comparison.intervals else nothing
+    test = mcnemar(comparison.actual, comparison.base, comparison.head)
     if "macro_f1" not in comparison.intervals:
-        intervals = "There are no intervals: so many images in so many classes would take minutes to resample."
+        intervals = (
+            "There are no intervals of macro F1 and accuracy: so many images in so many classes would take minutes "
+            "to resample."
+        )
     return (
         f"{counted(test.won, 'image')} newly right, {test.lost:,} newly wrong: McNemar's test gives "
         f"p = {test.p:.2g} ({test.method}). {intervals}"

@@ -13,7 +13,8 @@ import numpy as np
 RESAMPLES = 5_000
 LEVEL = 0.05
 EXACT_BELOW = 25  # discordant pairs; from here on chi-square is a good approximation of the binomial
-MOST_CELLS = 50_000  # of one resample: distinct triples of labels, and classes; more would take minutes
+MOST_CELLS = 15_000  # of one resample: distinct triples of labels, and classes; more would take minutes
+MOST_IMAGES = 50_000  # of one resample of single images
 _CELLS_AT_ONCE = 4_000_000  # bounds the memory of a batch of resamples
 
 
@@ -23,6 +24,7 @@ class Interval:
 
     low: float
     high: float
+    widened: bool = False  # to zero, as chance alone gives as much in one case of twenty or more
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -114,11 +116,20 @@ def swapping(
     return float((1 + as_large) / (1 + resamples))
 
 
-def mean_interval(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The interval of the mean of N differences by the bootstrap."""
+def mean_interval(differences: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Interval | None:
+    """The interval of the mean of N differences by the bootstrap; None where N is more than MOST_IMAGES.
+
+    It is widened to zero where differences of either sign at random have as large a mean (Fisher's test of 1935).
+    """
     rng, count = np.random.default_rng(seed), len(differences)
-    drawn = [differences[rng.integers(count, size=(rows, count))].mean(1) for rows in _batches(resamples, count)]
-    return _interval(np.concatenate(drawn), with_zero=False)
+    if count > MOST_IMAGES:
+        return None
+    here, as_large, drawn = abs(differences.mean()) - 1e-12, 0, []
+    for rows in _batches(resamples, count):
+        drawn.append(differences[rng.integers(count, size=(rows, count))].mean(1))
+        signs = rng.integers(2, size=(rows, count), dtype=np.int8) * 2 - 1
+        as_large += np.sum(np.abs(signs @ differences) / count >= here)
+    return _interval(np.concatenate(drawn), (1 + as_large) / (1 + resamples) >= LEVEL)
 
 
 def macro_f1_interval(
@@ -190,4 +201,5 @@ def _sum_by(labels: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
 
 def _interval(differences: np.ndarray, with_zero: bool) -> Interval:
     low, high = map(float, np.percentile(differences, [2.5, 97.5]))
-    return Interval(min(low, 0.0), max(high, 0.0)) if with_zero else Interval(low, high)
+    widened = with_zero and (low > 0 or high < 0)
+    return Interval(min(low, 0.0), max(high, 0.0), True) if widened else Interval(low, high)

@@ -88,9 +88,9 @@ class Experiments:
         self.dvc("exp", "run", "--queue", "--name", name, *overrides, unless=lambda: self.has(name))
 
     def has(self, name: str) -> bool:
-        """Whether an experiment of this name waits or runs: one that a search was killed while queueing, maybe."""
+        """Whether there is an experiment of this name already: a search was killed while queueing it, maybe."""
         seen = self.look()
-        return name in seen.waiting or name in seen.active
+        return name in {*seen.waiting, *seen.active, *seen.done}
 
     def start(self, jobs: int) -> None:
         """Let `jobs` workers of DVC be there; each ends by itself when the queue has been empty for a while."""
