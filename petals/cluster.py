@@ -30,6 +30,7 @@ from petals.stopping import stop_stage
 
 DVC = (sys.executable, "-m", "dvc")
 MARK = "${launch}"  # how the command of a stage starts that takes several machines
+MEETING = {"PET_RDZV_CONF": "timeout=1800"}  # s that torchrun waits: other machines may have views to render
 RESULTS = ("dvc.lock", "machine.json", "params.yaml", "metrics", "plots")
 
 
@@ -146,7 +147,8 @@ def run(*command: str) -> None:
     Raises SystemExit where it fails or was told to end.
     """
     click.echo(f"> {' '.join(command)}")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = MEETING | os.environ | {"PATH": path}
     told: list[int] = []
     started: list[subprocess.Popen] = []
 
@@ -186,7 +188,6 @@ def main(overrides: tuple[str, ...], push: bool) -> None:
             launch = set_params(overrides, shutil.copy("params.yaml", folder)).launch
         if os.environ.get("PET_NNODES", "1") != "1" and not launch.startswith("torchrun"):
             raise PetalsError(f'launch: {launch!r} starts on one machine alone; add -S launch="torchrun -m"')
-        os.environ.setdefault("PET_RDZV_CONF", "timeout=1800")  # s: others may have data to pull and views to render
         if os.environ.get("PET_NODE_RANK", "0") == "0":
             lead(overrides, push)
         else:

@@ -135,6 +135,15 @@ def test_a_command_that_fails_ends_it():
         cluster.run(sys.executable, "-c", "raise SystemExit(3)")
 
 
+def test_torchrun_waits_for_machines_that_still_render(monkeypatch):
+    waits = "import os; raise SystemExit(os.environ['PET_RDZV_CONF'] != 'timeout=1800')"
+    monkeypatch.delenv("PET_RDZV_CONF", raising=False)
+    cluster.run(sys.executable, "-c", waits)
+    monkeypatch.setenv("PET_RDZV_CONF", "timeout=60")
+    with pytest.raises(SystemExit):
+        cluster.run(sys.executable, "-c", waits)
+
+
 @pytest.mark.parametrize("as_dvc", [True, False])
 def test_a_signal_goes_on_to_the_stage_not_to_dvc_or_its_shell(tmp_path: Path, monkeypatch, as_dvc: bool):
     """The command tells the name of what ends; each waits for the end of its child, as DVC does."""

@@ -60,21 +60,19 @@ def score_table(base: Side, head: Side, comparison: Comparison | None) -> str:
     if comparison and comparison.same:
         intervals = {name: each for name, each in intervals.items() if name == "nll"}
     apart = left_out | ({CORRUPTED} if _corruptions(base) != _corruptions(head) else set())
-    if comparison and not comparison.whole:
-        apart = set(names) - comparison.differences.keys()
+    shared = comparison.differences if comparison and not comparison.whole else {}
+    if shared:
+        apart = set(names) - shared.keys()
     rows = []
     for name in names:
         old, new, interval = before.get(name), after.get(name), intervals.get(name)
         comparable = comparison is not None and old is not None and new is not None and name not in apart
-        difference = (comparison.differences if comparable and not comparison.whole else {}).get(name)
-        if comparable and difference is None:
-            difference = new - old
         rows.append(
             [
                 LABELS.get(name) or code(name),
                 "left out" if name == INT8 and _left_out(base) else _figure(old),
                 "left out" if name == INT8 and _left_out(head) else _figure(new),
-                signed(difference, 4) if comparable else "–",
+                signed(shared.get(name, new - old), 4) if comparable else "–",
                 _bounds(interval, 4) if interval and comparable else "",
                 _judged(interval, "within noise", lower=name == "nll") if interval and comparable else "",
             ]

@@ -25,6 +25,10 @@ Value = bool | int | float | str
 Settings = dict[str, Value]
 
 
+def same(one: Value, other: object) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)  # to Python, 1 is true
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -58,10 +62,6 @@ class FloatRange(Range):
         value = trial.suggest_float(knob, self.low, self.high, log=self.log)
         digits = max(2 - _magnitude(value), 2 - _magnitude(self.high - self.low))
         return min(max(round(value, digits), self.low), self.high)
-
-
-def same(one: Value, other: object) -> bool:
-    return one == other and isinstance(one, bool) == isinstance(other, bool)  # to Python, 1 is true
 
 
 def _magnitude(value: float) -> int:
