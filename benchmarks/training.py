@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.lab import command, pipeline_folder
 from benchmarks.pairs import Row, ratios
 from petals import models
-from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals.augmentation import BatchAugmentation, online_policy, to_floats
 from petals.devices import autocast, choose_precision, set_up
 from petals.optim import adamw
 from petals.packed import PackedSplit
@@ -116,9 +116,10 @@ class Turns:
 def kornia_seconds(folder: Path, device: torch.device, times: int = 20) -> float:
     """What the augmentation of one batch takes, with nothing else at work."""
     params = load_params(TrainParams, folder / "params.yaml")
-    data = TrainingImages(folder / "data" / "prepared" / "train", folder / "data" / "augmented", params.seed)
-    data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
-    policy = view_policy(data.policy, data.size) if data.versions == 1 else None
+    split = PackedSplit(folder / "data" / "prepared" / "train")
+    size = models.train_size(models.MODELS[params.model], split.image_size, params.train_size)
+    data = TrainingImages(split, folder / "data" / "augmented", params.seed, size=size)
+    policy = online_policy(data.policy, split.image_size, size) if data.versions == 1 else None
     augment = BatchAugmentation(
         len(data.split.classes), params.flip, params.erasing, params.mixup, params.cutmix, policy
     )

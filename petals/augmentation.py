@@ -42,6 +42,24 @@ def view_policy(knobs: Mapping[str, float], image_size: int) -> nn.Sequential:
     return nn.Sequential(*operations)
 
 
+def online_policy(knobs: Mapping[str, float], image_size: int, size: int) -> nn.Sequential:
+    """The policy of a view that is drawn in training: at `image_size` as well, and then shrunk to `size`."""
+    return nn.Sequential(view_policy(knobs, image_size), Shrink(size))
+
+
+class Shrink(nn.Module):
+    """Resize float32 N × 3 × H × W to `size` × `size`, antialiased, by bilinear interpolation."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2:] == self.size:
+            return images
+        return nn.functional.interpolate(images, self.size, mode="bilinear", antialias=True)
+
+
 class DrawsPerImage(TorchFunctionMode):
     """While active, a batch of N images draws from N streams of random numbers, one an image.
 
@@ -98,7 +116,8 @@ def to_bytes(images: Tensor) -> np.ndarray:
 class BatchAugmentation:
     """What happens to each batch of training: the policy (where views are not rendered), flip, erasing, mixing.
 
-    The random numbers are torch's own; seed them by (seed, step) before each call.
+    `flip` and `erasing` are chances of an image, `mixup` and `cutmix` of a batch, together 1 at most. The random
+    numbers are torch's own; seed them by (seed, step) before each call.
     """
 
     def __init__(

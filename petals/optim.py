@@ -1,6 +1,8 @@
 """The optimiser, the course of its learning rate, and the averaged weights."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,9 +101,17 @@ class AveragedWeights:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.average, self.source, 1 - decay)
 
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """While active, the model has the averaged weights; then its own again."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the model's weights and the average; call it twice to look and come back."""
         for mine, theirs in zip(self.average, self.source, strict=True):
             kept = mine.clone()
             mine.copy_(theirs)

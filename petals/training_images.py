@@ -27,12 +27,21 @@ class Step(NamedTuple):
 class TrainingImages:
     """The training split with its rendered views: version 0 of an image is itself, version v its view v − 1."""
 
-    def __init__(self, prepared: str | Path, augmented: str | Path, seed: int, balance: float = 0.0) -> None:
-        self.split = PackedSplit(prepared)
-        self.seed, self.balance = seed, balance
-        self.size = self.split.image_size
-        self.whole = False  # read images as they are, none of their views, at their full size
-        self.passes = 1  # over the images in an epoch
+    def __init__(
+        self,
+        split: PackedSplit,
+        augmented: str | Path,
+        seed: int,
+        balance: float = 0.0,
+        size: int | None = None,
+        passes: int = 1,
+    ) -> None:
+        """Read `split` and its views in `augmented`, at `size` px or as large as they are; `passes` make an epoch.
+
+        Raises PetalsError where the views are missing, or those of other images.
+        """
+        self.split, self.seed, self.balance, self.passes = split, seed, balance, passes
+        self.size = size or split.image_size
         try:
             meta = json.loads((Path(augmented) / "meta.json").read_text(encoding="utf-8"))
             self.policy: dict[str, float] = meta["policy"]
@@ -41,42 +50,31 @@ class TrainingImages:
             raise PetalsError(f"{augmented}: no rendered views ({error}); run dvc repro augment") from None
         self.device = torch.device("cpu")
         self.resident: Tensor | None = None
-        self.images = Shards(prepared, augmented)  # version by version
+        self.images = Shards(split.folder, augmented)  # version by version
         sizes = {each.shape[1:] for each in self.images.arrays}
-        if len(self.images) != self.versions * len(self.split) or len(sizes) > 1:
-            raise PetalsError(f"{augmented}: its views are not those of {prepared}; run dvc repro augment")
+        if len(self.images) != self.versions * len(split) or len(sizes) > 1:
+            raise PetalsError(f"{augmented}: its views are not those of {split.folder}; run dvc repro augment")
 
     def steps(self, batch_size: int) -> int:
         """The number of steps of an epoch."""
-        return self.passes * max(1, len(self.split) // batch_size)
-
-    def lengthen_epochs(self, epochs: int, batch_size: int, least: int) -> int:
-        """Set `passes` so that `epochs` have the `least` number of steps together, with few to spare.
-
-        Of few images an epoch is several passes, as are the warm-up and the time between two looks at validation. Gives
-        the number of epochs: a few more, where that needs fewer steps than another pass in each.
-        """
-        steps = max(1, len(self.split) // batch_size)  # of one pass
-        fewest = max(1, least // (epochs * steps))
-        lengths = [(passes, max(epochs, math.ceil(least / (passes * steps)))) for passes in (fewest, fewest + 1)]
-        self.passes, epochs = min(lengths, key=math.prod)
-        return epochs
+        return self.passes * steps_of_a_pass(len(self.split), batch_size)
 
     def order(self, epoch: int, batch_size: int) -> list[Step]:
         """The steps of `epoch`; the incomplete batch at the end of a pass is left for another order."""
         steps = []
         for number in range(epoch * self.passes, (epoch + 1) * self.passes):
             rows, turns = self.drawn(number)
-            for start in range(0, max(1, len(rows) // batch_size) * batch_size, batch_size):
+            for start in range(0, steps_of_a_pass(len(rows), batch_size) * batch_size, batch_size):
                 steps.append(Step(rows[start : start + batch_size], turns[start : start + batch_size]))
         return steps
 
-    def drawn(self, number: int) -> Step:
-        """Pass `number`: each image once; with `balance`, those of rare classes more often and others not every time.
+    def drawn(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows and turns of pass `number` (int, N each), in their order: each image once.
 
-        An image of a class of n comes in proportion to 1 / n ** `balance`: 1 makes all classes equally frequent, 0.5 is
-        the square root of Mahajan et al. ("Exploring the limits of weakly supervised pretraining", 2018). They are
-        drawn at even distances (systematic resampling), and what comes twice in a pass comes in two of its versions.
+        With `balance`, images of rare classes come more often and others not every time: one of a class of n in
+        proportion to 1 / n ** `balance`. 1 makes all classes equally frequent, 0.5 is the square root of Mahajan et al.
+        ("Exploring the limits of weakly supervised pretraining", 2018). They are drawn at even distances (systematic
+        resampling), and what comes twice in a pass comes in two of its versions.
         """
         labels = self.split.labels
         share = np.bincount(labels)[labels] ** -self.balance
@@ -86,14 +84,16 @@ class TrainingImages:
         rows = np.minimum(np.searchsorted(edges, places + offset), len(labels) - 1)
         turns = number + places - np.searchsorted(rows, rows)
         order = np.random.default_rng(seed_for(self.seed, "order", number)).permutation(len(labels))
-        return Step(rows[order], turns[order])
+        return rows[order], turns[order]
 
-    def read(self, rows: np.ndarray, turns: np.ndarray | int) -> tuple[Tensor, Tensor]:
-        """Images (uint8, N × `size` × `size` × 3) and labels (int64, N), on the device that `give_to` named.
+    def read(self, rows: np.ndarray, turns: np.ndarray | int, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Images (uint8, N × S × S × 3) and labels (int64, N), on the device that `move_to` named.
 
-        Each image goes through its versions by `turns`, or comes `whole`.
+        Each image goes through its versions by `turns`, at S = `size`; or comes `whole`, as it is, at full size. So it
+        does where no views are rendered: crops are to be taken of all that there is to see.
         """
-        version, size = (0, self.split.image_size) if self.whole else ((rows + turns) % self.versions, self.size)
+        whole = whole or self.versions == 1
+        version, size = (0, self.split.image_size) if whole else ((rows + turns) % self.versions, self.size)
         at = version * len(self.split) + rows
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:
@@ -103,11 +103,11 @@ class TrainingImages:
             pixels = pixels.to(self.device)
         return resized(pixels, size).to(self.device), labels
 
-    def read_ahead(self, steps: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read_ahead(self, steps: Sequence[Step], whole: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """What `read` gives of each of `steps`; a thread reads the next ones meanwhile."""
-        return in_threads(lambda step: self.read(*step), steps, workers=1)
+        return in_threads(lambda step: self.read(*step, whole), steps, workers=1)
 
-    def give_to(self, device: torch.device, room: int) -> bool:
+    def move_to(self, device: torch.device, room: int) -> bool:
         """Let `read` give its tensors on `device`; all images move there now where they take no more than `room` bytes.
 
         Says whether they did. What `read` gives does not depend on it.
@@ -122,6 +122,22 @@ class TrainingImages:
             self.resident[start : start + len(each)] = torch.from_numpy(np.array(each))
             start += len(each)
         return True
+
+
+def plan_epochs(images: int, batch_size: int, epochs: int, least: int) -> tuple[int, int]:
+    """How many epochs, and passes over the images in each, make the `least` number of steps, with few to spare.
+
+    Of few images an epoch is several passes, as are the warm-up and the time between two looks at validation. There are
+    a few more than `epochs` where that needs fewer steps than another pass in each.
+    """
+    steps = steps_of_a_pass(images, batch_size)
+    fewest = max(1, least // (epochs * steps))
+    plans = [(max(epochs, math.ceil(least / (passes * steps))), passes) for passes in (fewest, fewest + 1)]
+    return min(plans, key=math.prod)
+
+
+def steps_of_a_pass(images: int, batch_size: int) -> int:
+    return max(1, images // batch_size)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

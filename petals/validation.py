@@ -1,7 +1,8 @@
 """What training does with the validation split: score it, and at the end fit a temperature to it."""
 
+from typing import NamedTuple
+
 import numpy as np
-import torch
 from torch import nn
 
 from petals.calibration import COLDEST, HOTTEST, class_offsets, fit_temperature, rescale
@@ -19,10 +20,12 @@ FINAL = (
 
 
 def validate(net: nn.Module, average: AveragedWeights, split: PackedSplit, group: Group, at: str) -> dict[str, float]:
-    """Score the averaged weights on the validation split: a curve to look at, which decides nothing."""
-    average.swap()
-    scores = group.predict(net, split)
-    average.swap()
+    """Score the averaged weights on the validation split: a curve to look at, which decides nothing.
+
+    Raises PetalsError, which says `at`, where a score is not finite.
+    """
+    with average.applied():
+        scores = group.predict(net, split)
     if not np.isfinite(scores).all():
         raise PetalsError(f"the scores on val are no longer finite at {at}: lower lr; the last checkpoint stays")
     return {
@@ -31,34 +34,39 @@ def validate(net: nn.Module, average: AveragedWeights, split: PackedSplit, group
     }
 
 
-def calibrate(
-    net: Classifier, train: PackedSplit, val: PackedSplit, group: Group, adjust: float, given: float | str
-) -> str:
-    """Raise the answers of `net` for rare classes in the bias of its head, and set its temperature.
+class Calibration(NamedTuple):
+    """`offsets` (float64, classes) are added to the logits, which `temperature` then divides; `note` is for people."""
 
-    That is the number `given`, or, where it is "fit", fitted to `val`: once to adjust by, whatever is given, so that no
-    number changes which class is named; and once more to the adjusted answers. Where `train` holds the images of `val`
-    too, nothing unseen is left to fit it to: the adjustment goes by the number given, or else by the temperature of
-    `train`, and that of `net` stays 1.
-    Says in a line what was done.
+    offsets: np.ndarray
+    temperature: float
+    note: str
+
+
+def calibrate(
+    net: Classifier, train: PackedSplit, val: PackedSplit, group: Group, adjust: float, wanted: float | str
+) -> Calibration:
+    """Find what raises the answers of `net` for rare classes by `adjust`, and its temperature.
+
+    That is the number `wanted`, or, where it is "fit", fitted to `val`: once to adjust by, whatever is wanted, so that
+    no number changes which class is named; and once more to the adjusted answers. Where `train` holds the images of
+    `val` too, nothing unseen is left to fit it to: the adjustment goes by the number wanted, or else by the temperature
+    of `train`, and that of `net` stays 1.
     """
     offsets = class_offsets(np.bincount(train.labels, minlength=len(train.classes)), adjust)
-    before, after, said = 1.0, 1.0, FINAL
-    if train.final and given != "fit":
-        before = given
+    first, temperature, note = 1.0, 1.0, FINAL
+    if train.final and wanted != "fit":
+        first = wanted
     elif offsets.any() or not train.final:
         known = train if train.final else val
         scores = group.predict(net, known)
-        before = fit_temperature(known.labels, scores)
-    if given != "fit":
-        after, said = given, f"temperature {given:g}, as params.yaml has it"
+        first = fit_temperature(known.labels, scores)
+    if wanted != "fit":
+        temperature, note = wanted, f"temperature {wanted:g}, as params.yaml has it"
     elif not train.final:
-        after = fit_temperature(val.labels, rescale(scores, 1.0, before * offsets))
-        said = f"temperature {after:.3f}, fitted to val"
-        if np.isclose(after, COLDEST, rtol=0.01):
-            said += ": at its bound, as val has too few images, or too few mistakes, to fit it"
-        elif np.isclose(after, HOTTEST, rtol=0.01):
-            said += ": at its bound, as the model is sure of many wrong answers; look at the labels of val"
-    net.head.bias.data += torch.from_numpy(before * offsets).to(net.head.bias)
-    net.temperature.fill_(after)
-    return said
+        temperature = fit_temperature(val.labels, rescale(scores, 1.0, first * offsets))
+        note = f"temperature {temperature:.3f}, fitted to val"
+        if np.isclose(temperature, COLDEST, rtol=0.01):
+            note += ": at its bound, as val has too few images, or too few mistakes, to fit it"
+        elif np.isclose(temperature, HOTTEST, rtol=0.01):
+            note += ": at its bound, as the model is sure of many wrong answers; look at the labels of val"
+    return Calibration(first * offsets, temperature, note)

@@ -9,9 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from petals import checkpoint, distributed, models
-from petals.augmentation import BatchAugmentation, view_policy
+from petals.augmentation import BatchAugmentation, online_policy
 from petals.curves import Curves
-from petals.devices import autocast, choose_precision, compile_kernels, describe, reseed, room_for_data, set_up
+from petals.devices import (
+    autocast,
+    choose_precision,
+    compile_kernels,
+    describe,
+    memory_format,
+    reseed,
+    room_for_data,
+    set_up,
+)
 from petals.distributed import Group
 from petals.errors import PetalsError
 from petals.fingerprint import fingerprint
@@ -20,7 +29,7 @@ from petals.optim import AveragedWeights, adamw, warmup_cosine
 from petals.packed import PackedSplit
 from petals.params import TrainParams, load_params
 from petals.seeding import seed_for
-from petals.training_images import TrainingImages
+from petals.training_images import TrainingImages, plan_epochs
 from petals.validation import calibrate, validate
 from stages.cli import Interrupt, progress, stage
 
@@ -57,28 +66,31 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
         precision, why = choose_precision(device, models.MODELS[params.model].attention)
         click.echo(f"precision: auto is {precision}, since {why}")
         params = params.model_copy(update={"precision": precision})
-    data = TrainingImages(train, augmented, params.seed, params.balance)
-    if data.give_to(device, room_for_data(device)):
+    split, validation = PackedSplit(train), PackedSplit(val)
+    size = models.train_size(models.MODELS[params.model], split.image_size, params.train_size)
+    epochs, passes = plan_epochs(len(split), params.batch_size, params.epochs, params.min_steps)
+    data = TrainingImages(split, augmented, params.seed, params.balance, size, passes)
+    if data.move_to(device, room_for_data(device)):
         click.echo(f"all images are in the memory of {device}")
-    validation = PackedSplit(val)
     # How many processes and parts share a batch is left out: another number goes on from the same checkpoint.
     settings = params.model_dump(exclude={"accumulate"}) | {"device": describe(device)}
     key = fingerprint(settings, [train, val, augmented, pretrained])
     group.check(key)
 
-    net = create(params, data.split, pretrained, group)
-    data.size = models.train_size(models.MODELS[params.model], data.split.image_size, params.train_size)
+    net = create(params, split, pretrained, group)
     if params.train_size < 1 and not models.MODELS[params.model].any_size:
-        click.echo(f"train_size: {params.model} takes one size only, so it is trained at {data.size} px")
+        click.echo(f"train_size: {params.model} takes one size only, so it is trained at {size} px")
     group.barrier()
     trainer = Trainer(params, net, data, group)
 
-    epochs = data.lengthen_epochs(params.epochs, params.batch_size, params.min_steps)
     steps_per_epoch = data.steps(params.batch_size)
     steps = epochs * steps_per_epoch
-    if (epochs, data.passes) != (params.epochs, 1):
-        passes = "1 pass" if data.passes == 1 else f"{data.passes} passes"
-        click.echo(f"min_steps: {epochs} epochs of {passes} over the images each, {steps} steps in all")
+    if (epochs, passes) != (params.epochs, 1):
+        seen = "1 pass" if passes == 1 else f"{passes} passes"
+        click.echo(f"min_steps: {epochs} epochs of {seen} over the images each, {steps} steps in all")
+    finishing = math.floor(params.finish * epochs + 0.5)  # epochs, the last
+    if params.finish and not finishing:
+        click.echo(f"finish: {params.finish:g} of {epochs} is less than half an epoch, so none is on whole images")
     warmup = min(round(params.warmup_epochs * steps_per_epoch), steps // 2)
 
     saved = checkpoint.Checkpoint(key, net, trainer.optimizer, trainer.average, group.main)
@@ -92,16 +104,16 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
     pause = math.inf  # seconds from the last epoch to the next, most of them validation; at first not known
     with Curves(metrics, curves, state["history"], group.main) as log, Interrupt() as interrupt:
         for epoch in range(len(state["history"]), epochs):
-            data.whole = epoch >= epochs - math.floor(params.finish * epochs + 0.5)
+            whole = epoch >= epochs - finishing
             order = data.order(epoch, params.batch_size)[state["step"] - epoch * steps_per_epoch :]
-            for images, labels in progress(data.read_ahead(order), f"epoch {epoch + 1}", "step", len(order)):
+            for images, labels in progress(data.read_ahead(order, whole), f"epoch {epoch + 1}", "step", len(order)):
                 if stop or saved.due():
                     saved.save(state)
                     interrupt.leave_if(stop)
                 step = state["step"]
                 lr = params.lr * warmup_cosine(step, steps, warmup)
                 at = f"step {step} of {steps}, learning rate {lr:.3g}"
-                loss = trainer.step(step, lr, images, labels, at)
+                loss = trainer.step(step, lr, images, labels, whole, at)
                 loss, stop = group.agree(loss, interrupt.requested)
                 state |= {"step": step + 1, "loss": state["loss"] + loss, "lr": lr, "at": at}
 
@@ -110,25 +122,23 @@ def main(train: Path, val: Path, augmented: Path, pretrained: Path, model: Path,
             interrupt.leave_if(stop)
             began = time.monotonic()
             values = {"train": {"loss": state["loss"] / steps_per_epoch, "lr": state["lr"]}}
-            said = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
-            if not data.split.final:
+            line = f"epoch {epoch + 1}/{epochs}: train loss {values['train']['loss']:.3f}"
+            if not split.final:
                 values["val"] = validate(net, trainer.average, validation, group, state["at"])
-                said += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
+                line += f", val nll {values['val']['nll']:.3f}, val macro F1 {values['val']['macro_f1']:.3f}"
             state["loss"] = 0.0
             log.add(values)
-            click.echo(said)
+            click.echo(line)
             pause = time.monotonic() - began
         stop = group.agree(0.0, interrupt.requested)[1]
         if stop:
             saved.save(state)
         interrupt.leave_if(stop)
-        trainer.average.swap()
-        bias = net.head.bias.detach().clone()
-        click.echo(calibrate(net, data.split, validation, group, params.adjust, params.temperature))
-        if group.main:
-            weights.save(net, data.split.classes, model, data.split.final, bias)
-        net.head.bias.data.copy_(bias)  # the checkpoint keeps what was learnt, from which all this can be done again
-        trainer.average.swap()
+        with trainer.average.applied():
+            offsets, temperature, note = calibrate(net, split, validation, group, params.adjust, params.temperature)
+            click.echo(note)
+            if group.main:
+                weights.save(net, split.classes, model, offsets=offsets, temperature=temperature, final=split.final)
     saved.finish(state, model)
     group.barrier()
     interrupt.leave_if(group.agree(0.0, interrupt.requested)[1])
@@ -140,7 +150,7 @@ def create(params: TrainParams, split: PackedSplit, pretrained: Path, group: Gro
     net = models.create(params.model, len(split.classes), split.image_size, params.pretrained is True)
     if isinstance(params.pretrained, str):
         click.echo(weights.warm_start(net, pretrained, split.classes))
-    net = group.sync_batch_norms(net).to(group.device, memory_format=torch.channels_last).train()
+    net = group.sync_batch_norms(net).to(group.device, memory_format=memory_format(group.device)).train()
     if params.pretrained:
         net.freeze(params.frozen, params.freeze_stats)
     return net
@@ -153,10 +163,10 @@ class Trainer:
         self.params, self.net, self.data, self.group = params, net, data, group
         self.optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
         self.average = AveragedWeights(net, params.ema)
-        policy = view_policy(data.policy, data.size) if data.versions == 1 else None
-        shares = params.flip, params.erasing, params.mixup, params.cutmix
-        self.augment = BatchAugmentation(len(data.split.classes), *shares, policy)
-        self.augment_whole = BatchAugmentation(len(data.split.classes), *shares)
+        policy = online_policy(data.policy, data.split.image_size, data.size) if data.versions == 1 else None
+        chances = {name: getattr(params, name) for name in ("flip", "erasing", "mixup", "cutmix")}
+        self.augment = BatchAugmentation(len(data.split.classes), **chances, policy=policy)
+        self.augment_whole = BatchAugmentation(len(data.split.classes), **chances)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
         self.learning_norms = any(isinstance(each, models.BATCH_NORMS) and each.training for each in net.modules())
         self.check_norms()
@@ -176,30 +186,32 @@ class Trainer:
                 f"batch norms that learn need {2 * pieces} images in a step{parts}; {', or '.join(advice)}"
             )
 
-    def accumulation(self, count: int) -> int:
+    def accumulation(self, count: int, whole: bool) -> int:
         """In how many micro-batches this process takes its share of `count` images.
 
-        Whole ones come in more, so that each has about as many pixels as before, and two images at least; but not where
-        batch norms learn, for which fewer images at once would be another recipe.
+        Those that come `whole` are taken in more, so that each has about as many pixels as before, and two images at
+        least; but not where batch norms learn, for which fewer images at once would be another recipe.
         """
         here = self.params.accumulate
-        if not self.data.whole or self.learning_norms or self.params.compile:
+        if not whole or self.learning_norms or self.params.compile:
             return here
         larger = math.ceil((self.data.split.image_size / self.data.size) ** 2)
         return max(here, min(here * larger, count // (2 * self.group.size)))
 
-    def step(self, number: int, lr: float, images: Tensor, labels: Tensor, at: str) -> float:
+    def step(self, number: int, lr: float, images: Tensor, labels: Tensor, whole: bool, at: str) -> float:
         """Learn from a batch, uint8 N × H × W × 3 and int64 N; gives this process's share of the loss.
+
+        Images that come `whole`, as they are, get no policy of views.
 
         All random numbers are seeded by `number`. Raises PetalsError, which says `at`, where the loss is not finite.
         """
         params, group, device = self.params, self.group, self.group.device
         for each in self.optimizer.param_groups:
             each["lr"] = lr * each["scale"]
-        augment = self.augment_whole if self.data.whole else self.augment
+        augment = self.augment_whole if whole else self.augment
         self.net.zero_grad()
         loss = 0.0
-        for batch in group.micro_batches(len(labels), self.accumulation(len(labels))):
+        for batch in group.micro_batches(len(labels), self.accumulation(len(labels), whole)):
             reseed(seed_for(params.seed, "step", number), device)  # each draws for all of them, and keeps its own
             inputs, targets = augment.of_rows(batch.rows, images, labels)
             with batch.taken_by(self.learner):

@@ -2,13 +2,15 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import ORIGINAL
+from PIL import Image
 from torch import nn
 
-from petals.augmentation import BatchAugmentation, to_floats, view_policy
+from petals.augmentation import BatchAugmentation, online_policy, to_bytes, to_floats, view_policy
 
 KNOBS = yaml.safe_load(ORIGINAL) | {"crop_min": 0.5, "blur": 0.5}
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
@@ -96,6 +98,17 @@ def test_a_policy_that_is_not_rendered_is_applied_to_each_batch():
     assert images.shape == (8, 3, 20, 20) and not torch.equal(images, plain_images())
 
 
+def test_a_view_drawn_in_training_is_a_rendered_one_shrunk():
+    images = torch.rand(6, 3, 20, 20)
+    torch.manual_seed(1)
+    found = online_policy(KNOBS, 20, 14)(images.clone())
+    torch.manual_seed(1)
+    rendered = to_bytes(view_policy(KNOBS, 20)(images.clone()))
+    shrunk = [Image.fromarray(each).resize((14, 14), Image.Resampling.BILINEAR) for each in rendered]
+    assert np.abs(to_bytes(found).astype(int) - np.stack(shrunk)).max() <= 1
+    assert online_policy(KNOBS, 20, 20)(images).shape == images.shape
+
+
 @pytest.mark.parametrize(
     "shares",
     [
@@ -103,7 +116,7 @@ def test_a_policy_that_is_not_rendered_is_applied_to_each_batch():
         {"flip": 0.5, "erasing": 0.5},
         {"flip": 0.5, "mixup": 1},
         {"erasing": 0.5, "cutmix": 1},
-        {"flip": 0.5, "erasing": 0.3, "mixup": 0.5, "cutmix": 0.5, "policy": view_policy(KNOBS, 20)},
+        {"flip": 0.5, "erasing": 0.3, "mixup": 0.5, "cutmix": 0.5, "policy": online_policy(KNOBS, 20, 14)},
     ],
 )
 def test_parts_of_a_batch_are_what_the_whole_gives_of_them(shares: dict):

@@ -140,15 +140,13 @@ def test_averaged_weights_are_those_of_a_plain_loop(decay: float):
             expected[name] = keep * expected[name] + (1 - keep) * tensor.double()
     last = copy.deepcopy(model.state_dict())
 
-    average.swap()
-    for name, tensor in model.state_dict().items():
-        if name == "1.num_batches_tracked":
-            assert tensor == 30
-        else:
-            assert torch.allclose(tensor.double(), expected[name], atol=1e-6), name
-            assert torch.equal(tensor, last[name]) == (decay == 0)
-
-    average.swap()
+    with average.applied():
+        for name, tensor in model.state_dict().items():
+            if name == "1.num_batches_tracked":
+                assert tensor == 30
+            else:
+                assert torch.allclose(tensor.double(), expected[name], atol=1e-6), name
+                assert torch.equal(tensor, last[name]) == (decay == 0)
     assert all(torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items())
 
 
@@ -161,8 +159,8 @@ def test_averaging_leaves_training_alone():
             train(model, optimizer)
             if model is watched:
                 average.update(step)
-                average.swap()
-                average.swap()
+                with average.applied():
+                    pass
     assert all(
         torch.equal(a, b) for a, b in zip(alone.state_dict().values(), watched.state_dict().values(), strict=True)
     )

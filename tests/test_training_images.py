@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from petals.errors import PetalsError
-from petals.packed import Shards, create_shards
-from petals.training_images import TrainingImages, _in_floats, resized
+from petals.packed import PackedSplit, Shards, create_shards
+from petals.training_images import TrainingImages, _in_floats, plan_epochs, resized
 
 COUNT, VIEWS, SIZE = 10, 2, 4
 
@@ -25,7 +25,7 @@ def make(tmp_path: Path, make_split: Callable[..., Path]) -> Callable[..., Train
 
     prepared = make_split(tmp_path / "train", plain(np.arange(COUNT)), [n % 3 for n in range(COUNT)])
 
-    def make(seed: int = 1, views: int = VIEWS) -> TrainingImages:
+    def make(seed: int = 1, views: int = VIEWS, **more: object) -> TrainingImages:
         augmented = tmp_path / f"augmented-{views}"
         if not augmented.exists():
             augmented.mkdir()
@@ -33,7 +33,7 @@ def make(tmp_path: Path, make_split: Callable[..., Path]) -> Callable[..., Train
             for view in range(views):
                 Shards(augmented, mode="r+").write(view * COUNT, plain(100 * (view + 1) + np.arange(COUNT)))
             (augmented / "meta.json").write_text(json.dumps({"views": views, "policy": {"hue": 0.01}}))
-        return TrainingImages(prepared, augmented, seed)
+        return TrainingImages(PackedSplit(prepared), augmented, seed, **more)
 
     return make
 
@@ -66,17 +66,15 @@ def test_who_is_left_out_changes(make):
     [(12, 0, 1, 12), (12, 25, 1, 13), (1, 33, 17, 1), (2, 33, 9, 2), (3, 33, 6, 3), (2, 200, 50, 2)],
 )
 def test_epochs_are_lengthened_to_the_least_number_of_steps_with_few_to_spare(make, epochs, least, passes, found):
-    images = make()
-    a_pass = images.steps(4)
+    a_pass = make().steps(4)
     assert a_pass == 2
-    assert images.lengthen_epochs(epochs, 4, least) == found and images.passes == passes
-    steps = found * images.steps(4)
+    assert plan_epochs(COUNT, 4, epochs, least) == (found, passes)
+    steps = found * make(passes=passes).steps(4)
     assert steps >= least and (steps == epochs * a_pass or steps - least < 2 * max(epochs, a_pass))
 
 
 def test_an_epoch_of_several_passes_is_as_many_epochs_of_one(make):
-    single, several = make(), make()
-    several.passes = 3
+    single, several = make(), make(passes=3)
     theirs = [step for epoch in range(3, 6) for step in single.order(epoch, 4)]
     ours = several.order(1, 4)
     assert several.steps(4) == len(ours)
@@ -128,17 +126,18 @@ def test_each_image_goes_through_all_its_versions(make):
     assert torch.equal(torch.stack(seen).sort(0).values, torch.arange(3, dtype=torch.uint8)[:, None].expand(3, COUNT))
 
 
-def test_without_views_every_epoch_has_the_images_themselves(make):
-    images = make(views=0)
+def test_without_views_every_epoch_has_the_images_themselves_to_crop_from(make):
+    images = make(views=0, size=SIZE // 2)
     assert images.versions == 1 and images.policy == {"hue": 0.01}
     for epoch in range(3):
-        assert images.read(np.arange(COUNT), epoch)[0][:, 0, 0, 0].tolist() == list(range(COUNT))
+        pixels, _ = images.read(np.arange(COUNT), epoch)
+        assert pixels.shape == (COUNT, SIZE, SIZE, 3) and pixels[:, 0, 0, 0].tolist() == list(range(COUNT))
 
 
 def test_views_that_are_missing_or_of_other_images(make, tmp_path: Path):
     make()
     with pytest.raises(PetalsError, match=r"absent: no rendered views .*; run dvc repro augment$"):
-        TrainingImages(tmp_path / "train", tmp_path / "absent", 1)
+        TrainingImages(PackedSplit(tmp_path / "train"), tmp_path / "absent", 1)
     meta = tmp_path / "augmented-2" / "meta.json"
     meta.write_text(json.dumps({"views": 3, "policy": {}}))
     with pytest.raises(PetalsError, match=r"its views are not those of .*train; run dvc repro augment$"):
@@ -159,8 +158,7 @@ def test_views_of_another_size(make, tmp_path: Path):
 
 
 def test_images_come_at_the_size_of_training(make):
-    data = make()
-    data.size = 2
+    data = make(size=2)
     images, _ = data.read(np.array([7, 1]), 0)
     assert images.shape == (2, 2, 2, 3) and images.dtype == torch.uint8
     assert [int(image[0, 0, 0]) for image in images] == [107, 101]
@@ -176,19 +174,19 @@ def test_shrinking_is_pillows():
 def test_what_is_read_ahead_is_what_is_read(make):
     data = make()
     order = data.order(2, 4)
-    ahead = list(data.read_ahead(order))
-    assert len(ahead) == len(order)
-    for found, step in zip(ahead, order, strict=True):
-        assert all(map(torch.equal, found, data.read(*step)))
+    for whole in (False, True):
+        ahead = list(data.read_ahead(order, whole))
+        assert len(ahead) == len(order)
+        for found, step in zip(ahead, order, strict=True):
+            assert all(map(torch.equal, found, data.read(*step, whole)))
 
 
 @pytest.mark.parametrize("views", [0, VIEWS])
 def test_images_that_moved_to_the_device_are_the_same(make, views: int):
-    mapped, moved = make(views=views), make(views=views)
+    mapped, moved = make(views=views, size=SIZE // 2), make(views=views, size=SIZE // 2)
     size = (1 + views) * COUNT * SIZE * SIZE * 3
-    assert not mapped.give_to(torch.device("cpu"), size - 1)
-    assert moved.give_to(torch.device("cpu"), size)
-    mapped.size = moved.size = SIZE // 2
+    assert not mapped.move_to(torch.device("cpu"), size - 1)
+    assert moved.move_to(torch.device("cpu"), size)
     rows = np.array([7, 0, 3, 3, 9])
     for epoch in range(4):
         assert all(map(torch.equal, mapped.read(rows, epoch), moved.read(rows, epoch)))
@@ -203,14 +201,12 @@ def test_a_gpu_shrinks_as_a_processor_does(size: int):
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_whole_images_come_at_their_full_size_and_not_in_views(make, resident: bool):
-    images = make()
-    images.size, images.whole = SIZE // 2, True
-    assert images.give_to(torch.device("cpu"), 2**20 if resident else 0) == resident
+    images = make(size=SIZE // 2)
+    assert images.move_to(torch.device("cpu"), 2**20 if resident else 0) == resident
     for turn in range(VIEWS + 1):
-        pixels, labels = images.read(np.arange(COUNT), turn)
+        pixels, labels = images.read(np.arange(COUNT), turn, whole=True)
         assert pixels.shape == (COUNT, SIZE, SIZE, 3) and pixels[:, 0, 0, 0].tolist() == list(range(COUNT))
         assert labels.tolist() == [n % 3 for n in range(COUNT)]
-    images.whole = False
     assert images.read(np.arange(COUNT), 1)[0].shape == (COUNT, SIZE // 2, SIZE // 2, 3)
 
 
@@ -218,7 +214,7 @@ def test_another_seed_draws_others_of_the_common_classes(make):
     one, two = make(1), make(2)
     for images in (one, two):
         images.split.labels, images.balance = np.array([0] * 6 + [1] * 3 + [2]), 1.0
-    assert any(sorted(one.drawn(number).rows) != sorted(two.drawn(number).rows) for number in range(9))
+    assert any(sorted(one.drawn(number)[0]) != sorted(two.drawn(number)[0]) for number in range(9))
 
 
 def test_a_gpu_shrinks_neither_darker_nor_lighter():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from petals import architectures
+from petals.devices import memory_format
 from petals.models import efficientnet_lite, transformers
 
 Triple = tuple[float, float, float]
@@ -112,12 +113,13 @@ class Classifier(nn.Module):
         return self.backbone(self.normalised(images))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Give (images - mean) / std, channels last in memory."""
+        """Give (images - mean) / std, channels last in memory, but on MPS."""
         if torch.compiler.is_exporting():
             return (images - self.mean) / self.std
         rows = images.permute(0, 2, 3, 1).flatten(2)  # over three channels torch would broadcast three times as slowly
         mean, std = (each.flatten().repeat(images.shape[3]) for each in (self.mean, self.std))
-        return (rows - mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        images = (rows - mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        return images.contiguous(memory_format=memory_format(images.device))
 
     def freeze(self, share: float, stats: bool) -> None:
         """Keep what was pretrained: the first `share` of the backbone's stages, and the `stats` of all batch norms.

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse_safetensors
@@ -33,19 +34,27 @@ POSITIONS = "backbone.network.patch_embedding.positions"
 
 
 def save(
-    model: Classifier, classes: list[str], path: str | Path, final: bool = False, learnt_bias: Tensor | None = None
+    model: Classifier,
+    classes: list[str],
+    path: str | Path,
+    *,
+    offsets: np.ndarray | None = None,
+    temperature: float = 1.0,
+    final: bool = False,
 ) -> None:
     """Write the weights to `path` (.safetensors), and all that is needed to use them to the .json beside it.
 
     The JSON holds `format` (2), `architecture`, `classes` in label order, `image_size` in pixels, `mean` and `std`
     of the pixels in [0, 1], by channel, the `temperature` that the logits are divided by, and `final`: whether the
-    model has learnt from the validation images too. For `warm_start` the weights name the classes as well, and hold
-    `learnt_bias`, the head's (float, C) before it was adjusted for rare classes. The same weights give the same bytes.
+    model has learnt from the validation images too. The head's bias is written with `offsets` (float, C) for rare
+    classes added. For `warm_start` the weights name the classes as well, and hold the bias without them. The same
+    weights give the same bytes.
     """
     path = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if learnt_bias is not None:
-        state[LEARNT_BIAS] = learnt_bias.detach().cpu()
+    if offsets is not None:
+        state[LEARNT_BIAS] = state["head.bias"]
+        state["head.bias"] = state["head.bias"] + torch.from_numpy(offsets).float()
     with replacing(path) as partial:
         partial.write_bytes(to_safetensors(state, metadata={"classes": json.dumps(classes)}))
     info = {
@@ -54,7 +63,7 @@ def save(
         "image_size": model.image_size,
         "mean": numbers_of(model.mean),
         "std": numbers_of(model.std),
-        "temperature": numbers_of(model.temperature)[0],
+        "temperature": numbers_of(torch.tensor(temperature))[0],
         "final": final,
         "classes": list(classes),
     }
