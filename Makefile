@@ -7,12 +7,13 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 MD5 = python -c 'import hashlib, sys; print(hashlib.md5(open(sys.argv[1], "rb").read()).hexdigest())'
+RESULTS = params.yaml dvc.lock machine.json metrics plots
 # The commit, where what is served is the model that it names.
 REVISION = test -f models/model.onnx && git diff --quiet HEAD -- dvc.lock && test -z "$$PETALS_MODEL" && \
 	grep -q "$$($(MD5) models/model.onnx)" dvc.lock && git rev-parse HEAD
 
 .DEFAULT_GOAL := help
-.PHONY: help repro pull push bucket bucket-stop serve rollback record verify soak load bench bench-scale profile test fuzz lint format
+.PHONY: help repro undo pull push bucket bucket-stop serve rollback record verify soak load bench bench-scale profile test fuzz lint format
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,6 +22,12 @@ repro: $(STAMP)  ## run the pipeline on data/sample, or what params.yaml names, 
 	@python -m petals.recovery
 	@dvc repro
 	@python -m petals.summary
+
+# DVC may write a file so that git takes it for unchanged; touched, git looks at what is in it.
+undo: $(STAMP)  ## take back what ran since the last commit: settings, scores and models
+	@git ls-files -z $(RESULTS) | xargs -0 touch -c
+	@git restore $(RESULTS)
+	@dvc checkout
 
 record: $(STAMP)  ## note in machine.json on which machine dvc.lock was made
 	@python -m petals.machine --record

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from petals.draws import SOURCES, DrawsOfWholeBatch
+from petals.errors import PetalsError
 from petals.operations import CutMix, DrawnOnly, HorizontalFlip, MixUp, RandomErasing, RandomHue, RandomResizedCrop
 from petals.seeding import seed_for
 
@@ -87,14 +88,18 @@ class DrawsPerImage(TorchFunctionMode):
 def render_views(images: np.ndarray, ids: Sequence[str], view: int, seed: int, policy: nn.Sequential) -> np.ndarray:
     """Draw one view of each image; uint8 N × H × W × 3 in and out.
 
-    The random numbers of a view depend on (seed, id, view) alone.
+    The random numbers of a view depend on (seed, id, view) alone. Raises PetalsError where an operation draws others.
     """
     keys = (seed_for(seed, "view", each, view) for each in ids)
     table = np.stack([np.random.Generator(np.random.Philox(key)).random(DRAWS_PER_VIEW, np.float32) for key in keys])
     views, drawing = to_floats(torch.from_numpy(images)), DrawsPerImage(torch.from_numpy(table))
     for operation in policy:
-        with drawing:  # and not while it computes, each call of which would be looked at too
-            params = operation.forward_parameters(views.shape)
+        try:
+            with drawing:  # and not while it computes, each call of which would be looked at too
+                params = operation.forward_parameters(views.shape)
+        except RuntimeError as error:
+            name = type(operation).__name__
+            raise PetalsError(f"{name} draws otherwise than by torch.rand for each image: {error}") from None
         views = operation(views, params=params)
     return to_bytes(views)
 

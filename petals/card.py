@@ -10,13 +10,13 @@ from petals.packing import Packed
 
 
 class Pair(NamedTuple):
-    """Two near-duplicates by split and id, their correlation in words, and the row of the first in its split."""
+    """Two near-duplicates by split and id, their correlation, and the row of the first in its split."""
 
     split_a: str
     id_a: str
     split_b: str
     id_b: str
-    correlation: str
+    correlation: float
     row_a: int
 
     @property
@@ -33,8 +33,14 @@ def find_duplicates(packed: dict[str, Packed]) -> list[Pair]:
     for i, j, correlation in near_duplicates(thumbnails, groups=groups):
         (split_a, row_a), (split_b, row_b) = where[i], where[j]
         ids = packed[split_a].ids[row_a], packed[split_b].ids[row_b]
-        pairs.append(Pair(split_a, ids[0], split_b, ids[1], f"{correlation:.3f}", row_a))
+        pairs.append(Pair(split_a, ids[0], split_b, ids[1], round(float(correlation), 3), row_a))
     return pairs
+
+
+def most_alike(pairs: list[Pair], most: int) -> list[Pair]:
+    """`most` of `pairs`, as they stand there: those across splits first, then those that correlate most."""
+    order = sorted(range(len(pairs)), key=lambda row: (pairs[row].across, pairs[row].correlation), reverse=True)
+    return [pairs[row] for row in sorted(order[:most])]
 
 
 def data_card(classes: list[str], packed: dict[str, Packed], pairs: list[Pair], dropped: int) -> dict:

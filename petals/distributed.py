@@ -265,8 +265,6 @@ def lost(error: BaseException) -> str | None:
 
 def first_to_fail() -> bool:
     """Whether no other process of this run has failed before, and told why."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return True
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"petals/failed/{os.environ.get('GROUP_RANK', 0)}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     try:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import lgamma
 
 import numpy as np
 
@@ -19,9 +18,9 @@ from petals.errors import PetalsError
 QUANTILES = 201  # of the distance: its distribution is known to half a percent
 CONFIDENCE_BINS = 10
 LEAST_STD = 0.5  # of the mean standard deviation: features that hardly move on val must not outweigh all others
-FALSE_ALARMS = 0.001  # share of the windows without drift in which a number is above its limit
+ALPHA = 0.001  # share of the windows without drift in which a number is above its limit
 DRAWS = 5000  # simulated windows
-EVENNESS = np.geomspace(0.02, 200, 40)  # of shares: below 1 few bins have most of them, far above all are alike
+CONCENTRATIONS = np.geomspace(0.02, 200, 40)  # of shares: below 1 few bins have most of them, far above all are alike
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Reference:
         return cls(
             images=len(features),
             mean=rounded(features.mean(0)),
-            std=rounded(at_least(features.std(0))),
+            std=rounded(raised_std(features.std(0))),
             distance_quantiles=rounded(np.quantile(distances, np.linspace(0, 1, QUANTILES))),
             confidence_edges=tuple(edges.tolist()),
             confidence=counts(np.searchsorted(edges, confidence, side="right"), len(edges) + 1),
@@ -90,33 +89,31 @@ class Reference:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return root_mean_square((np.asarray(features, np.float32) - mean) / std).astype(np.float32)
 
-    def compare(self, probabilities: np.ndarray, features: np.ndarray) -> dict[str, float]:
+    def compare(self, probabilities: np.ndarray, distances: np.ndarray) -> dict[str, float]:
         """Compare a window of N images with validation.
 
-        Takes `probabilities` (float, N × C), and `features` (float, N × D) or the `distances` already made of them
-        (float, N). Gives `images` (N), `psi_classes`, `psi_confidence`, `ks_distance`, and for each of the three a
-        limit such as `psi_classes_limit`: without drift one window in a thousand is above it. Where there are few
-        images the limit is high: little can be told from them. No image gives zeros.
+        Takes `probabilities` (float, N × C) and the `distances` of the images' features (float, N). Gives `images` (N),
+        `psi_classes`, `psi_confidence`, `ks_distance`, and for each of the three a limit such as `psi_classes_limit`:
+        without drift one window in a thousand is above it. Where there are few images the limit is high: little can be
+        told from them. No image gives zeros. Raises ValueError where the two differ in length.
         """
-        probabilities, features = np.asarray(probabilities), np.asarray(features)
-        if len(probabilities) != len(features):
-            raise ValueError(f"{len(probabilities)} rows of probabilities, {len(features)} of features")
+        if len(probabilities) != len(distances):
+            raise ValueError(f"{len(probabilities)} rows of probabilities, {len(distances)} distances")
         images = len(probabilities)
         classes = counts(probabilities.argmax(1), len(self.classes))
         bins = counts(np.searchsorted(self.confidence_edges, probabilities.max(1), side="right"), len(self.confidence))
-        distances = self.distances(features) if features.ndim == 2 else features
         return {
             "images": images,
-            "psi_classes": round(float(stability_index(self.classes, classes)), 6),
-            "psi_classes_limit": stability_limit(self.classes, images),
-            "psi_confidence": round(float(stability_index(self.confidence, bins)), 6),
-            "psi_confidence_limit": stability_limit(self.confidence, images, deciles=True),
-            "ks_distance": kolmogorov_smirnov(np.asarray(self.distance_quantiles), distances),
-            "ks_distance_limit": kolmogorov_smirnov_limit(self.images, images),
+            "psi_classes": round(float(population_stability_index(self.classes, classes)), 6),
+            "psi_classes_limit": psi_limit(self.classes, images),
+            "psi_confidence": round(float(population_stability_index(self.confidence, bins)), 6),
+            "psi_confidence_limit": psi_limit(self.confidence, images, deciles=True),
+            "ks_distance": ks_statistic(np.asarray(self.distance_quantiles), distances),
+            "ks_distance_limit": ks_limit(self.images, images),
         }
 
 
-def stability_index(reference: Sequence[float], window: np.ndarray) -> np.ndarray:
+def population_stability_index(reference: Sequence[float], window: np.ndarray) -> np.ndarray:
     """Give the population stability index of counts: Σ (p − q) ln(p / q), over the last axis of `window`.
 
     q are the shares of `reference`, p those of `window` (… × B counts). This is the symmetric divergence of Kullback
@@ -135,7 +132,7 @@ def stability_index(reference: Sequence[float], window: np.ndarray) -> np.ndarra
 
 
 @lru_cache(maxsize=256)
-def stability_limit(reference: tuple[int, ...], cases: int, deciles: bool = False) -> float:
+def psi_limit(reference: tuple[int, ...], cases: int, deciles: bool = False) -> float:
     """The index that one window of `cases` in a thousand exceeds where nothing has changed.
 
     With many bins and few cases the index is large by chance alone: about (B − 1)(1 / cases + 1 / reference) for large
@@ -146,15 +143,15 @@ def stability_limit(reference: tuple[int, ...], cases: int, deciles: bool = Fals
     Bins are raised by half a case where they are `deciles` of the reference's own, and else by as much as its counts
     tell of how even the shares are.
     """
-    random = np.random.default_rng(0)
-    raised = 0.5 if deciles else random.choice(EVENNESS, (DRAWS, 1), p=evenness(reference))
-    shares = random.standard_gamma(np.broadcast_to(np.asarray(reference) + raised, (DRAWS, len(reference))))
-    windows = random.multinomial(cases, shares / shares.sum(1, keepdims=True))
-    return round(float(np.quantile(stability_index(reference, windows), 1 - FALSE_ALARMS)), 6)
+    rng = np.random.default_rng(0)
+    raised = 0.5 if deciles else rng.choice(CONCENTRATIONS, (DRAWS, 1), p=concentration_posterior(reference))
+    shares = rng.standard_gamma(np.broadcast_to(np.asarray(reference) + raised, (DRAWS, len(reference))))
+    windows = rng.multinomial(cases, shares / shares.sum(1, keepdims=True))
+    return round(float(np.quantile(population_stability_index(reference, windows), 1 - ALPHA)), 6)
 
 
-def evenness(counts: tuple[int, ...]) -> np.ndarray:
-    """How likely each of EVENNESS is as the parameter of the symmetric Dirichlet distribution that shares come from.
+def concentration_posterior(counts: tuple[int, ...]) -> np.ndarray:
+    """How likely each of CONCENTRATIONS is as that of the symmetric Dirichlet distribution that shares come from.
 
     Of many equal classes with few images each some have none by chance, which half a case a class would take for rare
     ones: of 104 classes and 271 images, 68 windows in a thousand were above such a limit, and 3 are above this.
@@ -164,17 +161,17 @@ def evenness(counts: tuple[int, ...]) -> np.ndarray:
     values, times = np.unique(counts, return_counts=True)
     likelihoods = np.array(
         [
-            lgamma(bins * each)
-            - lgamma(bins * each + total)
-            + sum(n * (lgamma(value + each) - lgamma(each)) for value, n in zip(values, times, strict=True))
-            for each in EVENNESS
+            math.lgamma(bins * each)
+            - math.lgamma(bins * each + total)
+            + sum(n * (math.lgamma(value + each) - math.lgamma(each)) for value, n in zip(values, times, strict=True))
+            for each in CONCENTRATIONS
         ]
     )
     weights = np.exp(likelihoods - likelihoods.max())
     return weights / weights.sum()
 
 
-def kolmogorov_smirnov(quantiles: np.ndarray, sample: np.ndarray) -> float:
+def ks_statistic(quantiles: np.ndarray, sample: np.ndarray) -> float:
     """Give the largest distance between the distribution with these evenly spaced `quantiles` and that of `sample`.
 
     The two-sample statistic (Smirnov, 1939), the first sample known by its quantiles, linear between them. 0 where
@@ -188,14 +185,14 @@ def kolmogorov_smirnov(quantiles: np.ndarray, sample: np.ndarray) -> float:
     return round(float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max())), 6)
 
 
-def kolmogorov_smirnov_limit(first: int, second: int) -> float:
+def ks_limit(first: int, second: int) -> float:
     """The statistic that two samples of one distribution exceed once in a thousand times, at most 1.
 
     By the asymptotic √(−ln(α / 2) / 2 · (n + m) / (n m)) (Smirnov, 1948), which errs on the high side for few.
     """
     if not second:
         return 1.0
-    return round(min(1.0, math.sqrt(-math.log(FALSE_ALARMS / 2) / 2 * (first + second) / (first * second))), 6)
+    return round(min(1.0, math.sqrt(-math.log(ALPHA / 2) / 2 * (first + second) / (first * second))), 6)
 
 
 def distances_to_others(features: np.ndarray) -> np.ndarray:
@@ -208,10 +205,10 @@ def distances_to_others(features: np.ndarray) -> np.ndarray:
     others = max(count - 1, 1)
     deviations = features - features.mean(0)
     variances = count / others * (features.var(0) - deviations**2 / others)
-    return root_mean_square(deviations * count / others / at_least(np.sqrt(np.maximum(variances, 0))))
+    return root_mean_square(deviations * count / others / raised_std(np.sqrt(np.maximum(variances, 0))))
 
 
-def at_least(std: np.ndarray) -> np.ndarray:
+def raised_std(std: np.ndarray) -> np.ndarray:
     """`std` (… × D), the small ones raised to a share of the mean over the features."""
     return np.maximum(std, np.maximum(LEAST_STD * std.mean(-1, keepdims=True), 1e-6))
 

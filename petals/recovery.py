@@ -1,6 +1,7 @@
 """Mend what a killed DVC may leave half written: python -m petals.recovery, which `make repro` runs first.
 
-A mistake in params.yaml is refused here too, since DVC removes the outputs of a stage before the stage can refuse it.
+A mistake in params.yaml, and a file that it names and that is not there, are refused here too, since DVC removes the
+outputs of a stage before the stage can refuse it.
 
 DVC writes dvc.lock and .dvc/tmp/rwlock in place. For some milliseconds of a run they are empty or cut short, and
 a run that is killed just then leaves them so; DVC then refuses to start.
@@ -20,8 +21,9 @@ from dvc.utils.strictyaml import load, validate
 
 from petals.commands import Command
 from petals.errors import PetalsError
-from petals.params import PipelineParams, load_params
+from petals.params import PipelineParams, TrainParams, load_params
 
+WEIGHTS = Path("data/weights")
 RWLOCK = Path(".dvc/tmp/rwlock")
 CONFLICT = "<<<<<<<"
 SETTLED = 1.0  # s after which a file that was being written is
@@ -87,11 +89,20 @@ def whole(lock: Path) -> bool:
     return text.endswith("\n") and all("md5" in file for file in files if file.get("hash") == "md5")
 
 
+def check_inputs() -> None:
+    """Raise PetalsError where the photographs or weights that params.yaml names are neither here nor known to DVC."""
+    data, pretrained = load_params(PipelineParams).data, load_params(TrainParams).pretrained
+    inputs = {"data": Path(data)} | ({} if isinstance(pretrained, bool) else {"pretrained": WEIGHTS / pretrained})
+    for knob, path in inputs.items():
+        if not path.exists() and not any(Path(f"{each}.dvc").exists() for each in (path, *path.parents)):
+            raise PetalsError(f"{knob}: there is no {path}, and no {path}.dvc to pull it by; set it in params.yaml")
+
+
 @click.command(help=__doc__, cls=Command)
 def main() -> None:
     for sentence in recover():
         click.echo(sentence)
-    load_params(PipelineParams)
+    check_inputs()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 CALIBRATION_BINS = 15
+EPSILON = np.finfo(np.float64).eps
 
 
 def class_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, ...]:
@@ -29,7 +30,7 @@ def class_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tup
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean F1 over the classes that occur among the true `labels` (both int64, N)."""
+    """The mean F1 over the classes that occur among the true `labels` (both int64, N, of 1 and more)."""
     f1, _, _, support = class_scores(labels, predicted, 1 + max(labels.max(), predicted.max()))
     return float(f1[support > 0].mean())
 
@@ -82,15 +83,20 @@ def score(
 
 
 def negative_log_likelihood(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean of −log p of the true class, p no less than float64's resolution."""
-    probabilities = np.clip(probabilities.astype(np.float64), np.finfo(np.float32).tiny, 1)
+    """The mean of −log p of the true class, in nats; `labels` int64, N, and `probabilities` float, N × C.
+
+    As scikit-learn's log_loss: rows are made to sum to 1, and p is clipped to ε … 1 − ε of float64.
+    """
+    probabilities = probabilities.astype(np.float64)
     own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(1)
-    resolution = np.finfo(np.float64).eps
-    return float(-np.log(own.clip(resolution, 1 - resolution)).mean())
+    return float(-np.log(own.clip(EPSILON, 1 - EPSILON)).mean())
 
 
 def calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
-    """Confidence against accuracy in 15 equal bins of confidence (Guo et al., 2017); empty bins are left out."""
+    """Confidence against accuracy in 15 equal bins of confidence (Guo et al., 2017); empty bins are left out.
+
+    `labels` are int64, N, `probabilities` float, N × C.
+    """
     confidence = probabilities.max(1).astype(np.float64)
     correct = probabilities.argmax(1) == labels
     number = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -105,12 +111,15 @@ def calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error: the mean distance of confidence and accuracy, bins weighted by their images."""
+    """Expected calibration error: the mean distance of confidence and accuracy, bins weighted by their images.
+
+    `labels` are int64, N, `probabilities` float, N × C.
+    """
     bins = calibration_bins(labels, probabilities)
     return sum(abs(each["confidence"] - each["accuracy"]) * each["images"] for each in bins) / len(labels)
 
 
 def class_table(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> list[tuple[object, ...]]:
-    """Rows of (class, f1, precision, recall, support) for every class, in label order."""
+    """Rows of (class, f1, precision, recall, support) for every class, in label order; labels are int64, N."""
     columns = zip(classes, *class_scores(labels, predicted, len(classes)), strict=True)
     return [(name, f"{f:.4f}", f"{p:.4f}", f"{r:.4f}", int(n)) for name, f, p, r, n in columns]

@@ -68,5 +68,5 @@ def calibrate(
         if np.isclose(temperature, COLDEST, rtol=0.01):
             note += ": at its bound, as val has too few images, or too few mistakes, to fit it"
         elif np.isclose(temperature, HOTTEST, rtol=0.01):
-            note += ": at its bound, as the model is sure of many wrong answers; look at the labels of val"
+            note += ": at its bound, as the answers say little: the model has hardly learnt, or labels of val are wrong"
     return Calibration(first * offsets, temperature, note)

@@ -45,7 +45,7 @@ class StageCommand(click.Command):
         try:
             if PROCESSES > 1 and not self.several:
                 raise PetalsError(f"{context.command_path} runs in one process; on several machines with --part")
-            with alone() if MAIN else silent():
+            with alone() if MAIN else redirect_stdout(None):
                 return super().invoke(context)
         except PetalsError as error:
             raise failure(str(error)) from None
@@ -106,13 +106,6 @@ def alone() -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """Run without a word on standard output."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        yield
-
-
 def stop(signum: int, frame: object) -> None:
     if not told_by_another():
         click.echo("stopped by SIGTERM; dvc repro goes on from here", err=True)
@@ -133,7 +126,7 @@ class Interrupt:
         self.requested = signum
 
     def leave_if(self, signum: int) -> None:
-        """End the process with 130 or 143, as shells expect, if `signum` is a signal that came, and not 0."""
+        """End the process with 130 or 143, as shells expect, where `signum` is a signal, and not 0 for none."""
         if signum:
             name = signal.Signals(signum).name
             if MAIN:

@@ -1,6 +1,7 @@
 """export: write the model as ONNX, once it is proven to say what PyTorch says, and again in 8-bit integers."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -63,10 +64,10 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     def scores(probabilities: np.ndarray) -> dict[str, float]:
         return {} if info["final"] else headline(split.labels, probabilities)
 
-    def drop(probabilities: np.ndarray) -> float:
+    def change(probabilities: np.ndarray) -> float:
         if info["final"]:
-            return 1 - agreement(probabilities, in_fp32)
-        return scores(in_fp32)["macro_f1"] - scores(probabilities)["macro_f1"]
+            return agreement(probabilities, in_fp32) - 1
+        return scores(probabilities)["macro_f1"] - scores(in_fp32)["macro_f1"]
 
     def write(graph: onnx.ModelProto, probabilities: np.ndarray, precision: str, path: Path) -> int:
         check = onnx_export.check_text(split.images.read([0])[0], probabilities[0])
@@ -87,20 +88,21 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     what = "agreement with fp32 on val" if info["final"] else "macro F1 on val"
     rows = np.linspace(0, len(seen) - 1, min(CALIBRATION, len(seen))).astype(int)
     quantiser = Quantiser(network, seen.images.read(rows), params.threads)
-    for left_in_float in quantiser.attempts(lambda groups: progress(groups, "layers", "layer")):
-        small = onnx_export.assemble(quantiser.quantise(left_in_float), info)
-        in_int8 = ask(small)
-        lost = drop(in_int8)
-        layers = f"{len(quantiser.layers) - len(left_in_float)} of {len(quantiser.layers)} layers"
-        click.echo(f"int8, {layers}: {what} changes by {0 - lost:+.4f}")
-        if kept := lost <= params.max_f1_drop + 1e-9:
+    for in_float in quantiser.attempts(lambda groups: progress(groups, "layers", "layer")):
+        graph = onnx_export.assemble(quantiser.quantise(in_float), info)
+        probabilities = ask(graph)
+        changed = change(probabilities)
+        small = Int8(graph, probabilities, in_float, kept=changed >= -params.max_f1_drop - 1e-9)
+        layers = f"{len(quantiser.layers) - len(in_float)} of {len(quantiser.layers)} layers"
+        click.echo(f"int8, {layers}: {what} changes by {changed:+.4f}")
+        if small.kept:
             break
 
     size = write(full, in_fp32, "fp32", exported)
     click.echo(f"{exported}: {size / 1e6:.1f} MB, top-1 agreement {agreed:.2%}, largest difference {difference:.1e}")
-    agreed_in_int8 = agreement(in_int8, in_fp32)
-    if kept:
-        small_size = write(small, in_int8, f"int8: {layers}", quantised)
+    agreed_in_int8 = agreement(small.probabilities, in_fp32)
+    if small.kept:
+        small_size = write(small.graph, small.probabilities, f"int8: {layers}", quantised)
         click.echo(f"{quantised}: {small_size / 1e6:.1f} MB, names the same class as fp32 for {agreed_in_int8:.2%}")
     else:
         small_size = 0
@@ -115,14 +117,23 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
             **scores(in_fp32),
             "bytes": size,
             "int8": {
-                "kept": kept,
+                "kept": small.kept,
                 "top1_agreement": round(agreed_in_int8, 6),
-                **scores(in_int8),
+                **scores(small.probabilities),
                 "bytes": small_size,
-                "layers_in_float": left_in_float,
+                "layers_in_float": small.in_float,
             },
         },
     )
+
+
+class Int8(NamedTuple):
+    """A graph in int8 but for the layers `in_float`, its `probabilities` on val (float32, N × C), and if it is kept."""
+
+    graph: onnx.ModelProto
+    probabilities: np.ndarray
+    in_float: list[str]
+    kept: bool
 
 
 def agreement(found: np.ndarray, expected: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from petals.card import Pair, class_counts, data_card, find_duplicates
+from petals.card import Pair, class_counts, data_card, find_duplicates, most_alike
 from petals.duplicates import groups_of
 from petals.errors import PetalsError
 from petals.files import replacing
@@ -21,6 +21,7 @@ from stages.cli import progress, stage, workers_option
 from stages.dividing import part_option
 
 MOST_PAIRS = 10_000  # of near-duplicates in the table, which git keeps
+DUPLICATES = ("split_a", "id_a", "split_b", "id_b", "correlation")
 MANY = 0.1  # of the training images: so many near-duplicates of unseen ones are worth a look
 NO_ROWS = np.empty(0, np.int64)
 
@@ -71,7 +72,8 @@ def main(
         check_ids([each for split in packed.values() for each in zip(split.ids, split.places, strict=True)])
         if not dataset.splits["val"]:
             packed["train"], packed["val"] = set_val_aside(packed["train"], folder, params.val_fraction)
-            click.echo(f"no val split: {len(packed['val'].ids)} images of train are set aside for it")
+            count = len(packed["val"].ids)
+            click.echo(f"no val split: it gets {count} of the {count + len(packed['train'].ids)} images of train")
 
         pairs = find_duplicates(packed)
         learnt, unseen = (("train", "val"), ("test",)) if params.final else (("train",), ("val", "test"))
@@ -94,18 +96,25 @@ def main(
             )
     train, val = (class_counts(packed[split].labels, dataset.classes) for split in ("train", "val"))
     learnable = train + val if params.final else train
-    if absent := [name for name, count in zip(dataset.classes, learnable, strict=True) if not count]:
-        click.echo(f"no training image of {', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}; add some")
+    if absent := names(dataset.classes, learnable == 0):
+        click.echo(f"no training image of {absent}; add some")
+    if not params.final and (unscored := names(dataset.classes, (train > 0) & (val == 0))):
+        click.echo(f"no validation image of {unscored}: macro F1 will leave them out")
     write_json(card, data_card(dataset.classes, packed, pairs, found if params.drop_leaks else 0))
     write_csv(classes_csv, ["class", "train", "val"], zip(dataset.classes, train, val, strict=True))
-    listed = pairs
     if len(pairs) > MOST_PAIRS:
-        order = sorted(range(len(pairs)), key=lambda row: (pairs[row].across, pairs[row].correlation), reverse=True)
-        listed = [pairs[row] for row in sorted(order[:MOST_PAIRS])]
         click.echo(
             f"{duplicates_csv} has {MOST_PAIRS:,} of {len(pairs):,} pairs: those across splits, then the most alike"
         )
-    write_csv(duplicates_csv, Pair._fields[:-1], (pair[:-1] for pair in listed))
+    listed = most_alike(pairs, MOST_PAIRS)
+    rows = ((each.split_a, each.id_a, each.split_b, each.id_b, f"{each.correlation:.3f}") for each in listed)
+    write_csv(duplicates_csv, DUPLICATES, rows)
+
+
+def names(classes: list[str], chosen: np.ndarray) -> str:
+    """The first five of `classes` that are `chosen` (bool, C)."""
+    found = [classes[label] for label in np.flatnonzero(chosen)]
+    return ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
 
 
 def set_val_aside(train: Packed, folder: Path, fraction: float) -> tuple[Packed, Packed]:

@@ -18,6 +18,7 @@ from petals.augmentation import (
     to_floats,
     view_policy,
 )
+from petals.errors import PetalsError
 
 SIZE = 24
 KNOBS = yaml.safe_load(ORIGINAL) | {"crop_min": 0.5, "blur": 0.5}
@@ -187,7 +188,8 @@ def test_a_perspective_is_drawn_for_each_image_by_itself():
     ],
 )
 def test_an_operation_that_draws_otherwise_is_refused(operation):
-    with pytest.raises(RuntimeError, match=r"knows nothing of single images|invalid for input of size"):
+    reasons = "knows nothing of single images|invalid for input of size"
+    with pytest.raises(PetalsError, match=rf"^{type(operation()).__name__} draws otherwise .*({reasons})"):
         render_views(IMAGES, IDS, 0, 1, nn.Sequential(operation()))
 
 

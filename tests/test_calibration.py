@@ -132,7 +132,7 @@ def test_the_temperature_is_that_of_the_adjusted_answers():
     assert note.startswith("temperature 0.250, fitted to val: at its bound, as val")
     val.labels = probabilities.argmin(1)  # nothing right
     note = calibrate(None, train, val, group, 0.0, "fit").note
-    assert note.startswith("temperature 4.000, fitted to val: at its bound, as the model")
+    assert note.startswith("temperature 4.000, fitted to val: at its bound, as the answers say little")
 
 
 def test_a_final_model_is_adjusted_at_the_temperature_of_train_and_keeps_one():

@@ -22,11 +22,11 @@ def packed() -> dict[str, Packed]:
 def test_pairs_inside_and_across_splits(packed: dict[str, Packed]):
     pairs = find_duplicates(packed)
     assert pairs == [
-        ("train", "1", "train", "4", "1.000", 1),
-        ("train", "1", "val", "a", "1.000", 1),
-        ("train", "4", "val", "a", "1.000", 4),
-        ("val", "b", "test", "c", "1.000", 1),
-        ("test", "d", "test", "e", "1.000", 1),
+        ("train", "1", "train", "4", 1.0, 1),
+        ("train", "1", "val", "a", 1.0, 1),
+        ("train", "4", "val", "a", 1.0, 4),
+        ("val", "b", "test", "c", 1.0, 1),
+        ("test", "d", "test", "e", 1.0, 1),
     ]
 
 

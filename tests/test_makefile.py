@@ -91,3 +91,40 @@ def test_what_is_installed_is_not_installed_again(folder):
     assert "pip install" not in make(folder, "-n", "repro").stdout
     os.utime(folder / ".venv" / ".installed", (0, 0))
     assert "pip install" in make(folder, "-n", "repro").stdout
+
+
+def test_undo_brings_back_what_git_takes_for_unchanged(folder):
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/.installed").touch()
+    (folder / ".venv/bin/dvc").write_text("#!/bin/sh\necho dvc $*\n")
+    (folder / ".venv/bin/dvc").chmod(0o755)
+    files = ["params.yaml", "dvc.lock", "machine.json", "metrics/evaluate.json", "plots/per_class.csv"]
+
+    def write(content: str) -> None:
+        for each in files:
+            (folder / each).parent.mkdir(exist_ok=True)
+            (folder / each).write_text(content)
+            os.utime(folder / each, (10**9, 10**9))
+
+    def git(*arguments: str) -> str:
+        blind = [
+            "-c",
+            "core.checkStat=minimal",
+            "-c",
+            "core.trustctime=false",
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a",
+        ]
+        return subprocess.check_output(["git", *blind, *arguments], cwd=folder, text=True)
+
+    write("before")
+    git("init", "-q")
+    git("add", *files)
+    git("commit", "-qm", "before")
+    write("after!")
+    (folder / "plots/per_class.csv").unlink()
+    assert git("status", "--short", "--untracked-files=no") == " D plots/per_class.csv\n"
+    assert make(folder, "undo").stdout == "dvc checkout\n"
+    assert [(folder / each).read_text() for each in files] == ["before"] * len(files)

@@ -17,9 +17,11 @@ from scipy.stats import chi2
 from sklearn.metrics import accuracy_score, f1_score
 from test_report_markdown import HOSTILE, inlines
 
+from petals.errors import PetalsError
 from petals.report import statistics
 from petals.report.__main__ import main
 from petals.report.page import MOST_CHARACTERS
+from petals.report.revisions import resolve
 
 CLASSES = ["daisy", "iris", "rose", "wild rose"]
 
@@ -603,6 +605,15 @@ def test_an_unknown_revision_is_one_clear_line(repository, name):
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "is not a revision of this repository" in result.stderr
+
+
+def test_an_experiment_goes_by_its_name(repository):
+    repository.commit({"README.md": "a"})
+    git = ["git", "-C", str(repository.root), "update-ref", f"refs/exps/12/{'3' * 38}/silky-rose"]
+    subprocess.run([*git, "HEAD"], check=True)
+    assert resolve("silky-rose").commit == resolve("HEAD").commit
+    with pytest.raises(PetalsError, match="'silky' is not a revision"):
+        resolve("silky")
 
 
 def test_outside_a_repository_is_one_clear_line(tmp_path, monkeypatch):

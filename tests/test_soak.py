@@ -1,9 +1,11 @@
 """A small soak: kills in three stages, and every byte is that of the uninterrupted run; and what recovery mends."""
 
+import re
 import shutil
 
 import pytest
 from click.testing import CliRunner
+from conftest import ORIGINAL
 from dvc.repo import Repo
 from project import SMALL, run, tiny_records
 
@@ -158,3 +160,17 @@ def test_whole_files_and_a_merge_conflict_stay(folder):
     assert (folder / "dvc.lock").read_text() == conflict
     (folder / "dvc.lock").unlink()
     assert recover() == []
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "path"),
+    [("data", "data/nine", "data/nine"), ("pretrained", "rose.safetensors", "data/weights/rose.safetensors")],
+)
+def test_a_file_that_is_not_there_is_told_before_dvc_removes_an_output(folder, knob, value, path):
+    (folder / "data/sample").mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(re.sub(f"^{knob}: .*$", f"{knob}: {value}", ORIGINAL, flags=re.M))
+    told = f"Error: {knob}: there is no {path}, and no {path}.dvc to pull it by; set it in params.yaml\n"
+    assert CliRunner().invoke(main).output == told
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / f"{path}.dvc").touch()
+    assert CliRunner().invoke(main).output == ""

@@ -252,7 +252,8 @@ def test_the_temperature_goes_into_the_model_and_its_export(trained):
     model = Model.open("models/model.onnx")
     answers, features = model.run(np.load("data/prepared/val/images-00000.npy"))
     assert Path("models/reference.json").read_text() == model.metadata["reference"]
-    compared = Reference.from_json(model.metadata["reference"]).compare(answers, features)
+    reference = Reference.from_json(model.metadata["reference"])
+    compared = reference.compare(answers, reference.distances(features))
     assert compared["images"] == 9 and compared["psi_classes"] < compared["psi_classes_limit"]
     said = [float(row["confidence"]) for row in table("plots/predictions.csv")]
     assert answers.max(1) == pytest.approx(said, abs=1e-4)
@@ -393,7 +394,7 @@ def test_a_burst_is_set_aside_as_a_whole_or_not_at_all(folder):
         for shot in (2, 3):
             with Image.open(path) as image:
                 image.point(lambda level, shot=shot: level * 0.9 + shot).save(path.with_name(f"{shot} {path.name}"))
-    assert "no val split: 18 images of train are set aside" in done(prepare, "data/bursts", *PREPARE)
+    assert "no val split: it gets 18 of the 72 images of train" in done(prepare, "data/bursts", *PREPARE)
     assert card()["images"] == {"train": 54, "val": 18, "test": 0}
     assert card()["near_duplicates"] == {"within_splits": 72, "across_splits": 0}
     split = {split: set(json.loads(Path(f"data/prepared/{split}/ids.json").read_text())) for split in ("train", "val")}
@@ -406,7 +407,7 @@ def test_photographs_that_are_all_alike_are_set_aside_one_by_one(folder):
         (folder / "data/alike" / name).mkdir(parents=True)
         for number in range(5):
             (folder / "data/alike" / name / f"{name} {number}.jpg").write_bytes(picture(COLOURS[name], 1))
-    assert "2 images of train are set aside" in done(prepare, "data/alike", *PREPARE)
+    assert "it gets 2 of the 10 images of train" in done(prepare, "data/alike", *PREPARE)
 
 
 def test_one_image_a_class_leaves_nothing_to_validate_on(folder):

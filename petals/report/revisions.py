@@ -50,16 +50,18 @@ class Revision:
 
 
 def resolve(name: str) -> Revision:
-    """Find the commit that `name` (a branch, a tag, a hash, HEAD~2 …) stands for; raises PetalsError."""
+    """Find the commit that `name` (a branch, a tag, HEAD~2, an experiment of DVC …) stands for; raises PetalsError."""
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if commit is None:
+    if commit is None and name:
+        commit = _git("for-each-ref", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+    if not commit:
         here = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True, text=True, check=False)
         if here.returncode:  # git alone knows why, such as that the repository is another user's
             why = " ".join(here.stderr.split()).removeprefix("fatal: ")
             raise PetalsError(f"git can read no repository here, run the report inside one: {why}")
         raise PetalsError(
-            f"{name!r} is not a revision of this repository; name a branch, a tag or a commit that is here "
-            "(a shallow clone may lack it: git fetch --unshallow)."
+            f"{name!r} is not a revision of this repository; name a branch, a tag, an experiment or a commit that is "
+            "here (a shallow clone may lack it: git fetch --unshallow)."
         )
     return Revision(name, commit.decode().strip())
 

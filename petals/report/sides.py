@@ -13,12 +13,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.events import AliasEvent
 
 from petals.report.revisions import Revision, Unreadable
+from petals.scores import EPSILON
 
 ROBUSTNESS = "metrics/robustness.json"
 EXPORT = "metrics/export.json"
 CURVES = "plots/train"
 MOST_CURVES = 8
-LEAST = 2**-52  # probability that the negative log-likelihood counts, as in petals.scores
 DEEPEST = 20  # levels of a file; ours have three
 Parsed = TypeVar("Parsed")
 
@@ -176,7 +176,7 @@ def _likelihood(row: dict[str, str | None]) -> float:
         value = float(row.get("likelihood") or "nan")
     except ValueError:
         return math.nan
-    return max(value, LEAST) if 0 <= value <= 1 else math.nan
+    return max(value, EPSILON) if 0 <= value <= 1 else math.nan
 
 
 def _stages(text: str) -> dict[str, Stage]:
