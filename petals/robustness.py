@@ -1,13 +1,16 @@
 """How robust a classifier is: macro F1 on a labelled split whose images are corrupted."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from petals.corruptions import CORRUPTIONS, corrupt
 from petals.packed import PackedSplit
+from petals.parallel import cores, in_threads
 from petals.scores import macro_f1
 
 # Which of the five are tried, by how many: spread evenly about the middle. Means compare only for the same ones.
@@ -21,17 +24,19 @@ class Trial(NamedTuple):
 
 
 class CorruptedSplit(PackedSplit):
-    """A packed split whose batches come corrupted."""
+    """A packed split whose batches come corrupted; threads make the next ones while one is looked at."""
 
     def __init__(self, folder: str | Path, corruption: str, severity: int) -> None:
         super().__init__(folder)
         self.corruption, self.severity = corruption, severity
 
     def batches(self, size: int, first: int = 0, every: int = 1) -> Iterator[np.ndarray]:
-        for number, images in enumerate(super().batches(size, first, every)):
-            start = (first + number * every) * size
-            ids = self.ids[start : start + size]
-            yield corrupt(images, ids, self.corruption, self.severity)
+        def corrupted(batch: tuple[int, np.ndarray]) -> np.ndarray:
+            start, images = batch
+            return corrupt(images, self.ids[start : start + size], self.corruption, self.severity)
+
+        starts, workers = count(first * size, every * size), max(1, cores() // torch.get_num_threads())
+        yield from in_threads(corrupted, zip(starts, super().batches(size, first, every)), workers)
 
 
 def measure(folder: str | Path, severities: int, predict: Callable[[PackedSplit, str], np.ndarray]) -> list[Trial]:
