@@ -224,10 +224,6 @@ def create_app(settings: Settings) -> FastAPI:
         first = error.errors()[0]
         return await refuse(request, Refusal(422, "parameter", f"{first['loc'][-1]}: {first['msg']}"))
 
-    @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-
     @app.exception_handler(ClientDisconnect)
     async def client_gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
