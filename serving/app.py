@@ -107,8 +107,9 @@ class Service:
             request.state.noted = {"images": len(data)}
             served, version = self.served, self.version
             try:
-                async with while_connected(request), asyncio.timeout(seconds):
-                    predictions = await self.answer(served, data)
+                with self.metrics.answer_seconds.time():
+                    async with while_connected(request), asyncio.timeout(seconds):
+                        predictions = await self.answer(served, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
         served.window.add(predictions)

@@ -408,6 +408,7 @@ def test_metrics_count_what_was_done(service):
     assert more("petals_requests_total{/predict,200}") == more("petals_requests_total{/predict,415}") == 1
     assert more(f"petals_predictions_total{{{CLASSES[LABELS[0]]}}}") == 2
     assert more("petals_refused_total{type}") == 1 and more("petals_request_seconds_count{/predict}") == 2
+    assert more("petals_answer_seconds_count") == 2
     assert after["petals_queue_images"] == 0 and after["petals_queue_limit"] == 128
     assert after[f"petals_model_info{{abc1234,{service.get('/model').json()['sha256'][:12]},v1.2.3}}"] == 1
 
@@ -458,6 +459,7 @@ def test_a_form_that_arrives_too_slowly_is_refused(model):
             client.sendall(request[:-50])
             status, told = received(client)
         assert status == 408 and told["detail"] == "the files did not arrive within 0.2 seconds"
+        assert service.metrics()["petals_answer_seconds_count"] == 0  # which is the service's own time
 
 
 def test_a_body_that_is_not_wanted_is_not_waited_for(service):
