@@ -112,7 +112,7 @@ class Service:
                         predictions = await self.answer(served, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
-        served.window.add(predictions)
+        served.window.add(predictions[:1])  # the limits are for independent images, which those of one form are not
         images = []
         for row, _ in predictions:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
