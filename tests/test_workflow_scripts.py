@@ -88,7 +88,8 @@ def test_a_result_that_is_not_in_the_bucket_fails_the_training(stand_in, tmp_pat
     dvc = stand_in("dvc")
     python = stand_in("python", {"pip": b"", "petals.remote check": b"", "petals.machine": b"", "petals.summary": b""})
     assert bash("train.sh", tmp_path, OVERRIDES="").returncode != 0
-    assert len(calls(dvc)) == 1 and calls(python)[-1][1:] == ["petals.remote", "push"]
+    assert len(calls(dvc)) == 1
+    assert [call[1:] for call in calls(python)[-2:]] == [["petals.remote", "push"]] * 2  # an answer may have been lost
 
 
 # The machine
