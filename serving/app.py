@@ -107,11 +107,12 @@ class Service:
             request.state.noted = {"images": len(data)}
             served, version = self.served, self.version
             try:
-                async with while_connected(request), asyncio.timeout(seconds):
-                    predictions = await self.answer(served, data)
+                with self.metrics.answer_seconds.time():
+                    async with while_connected(request), asyncio.timeout(seconds):
+                        predictions = await self.answer(served, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
-        served.window.add(predictions)
+        served.window.add(predictions[:1])  # the limits are for independent images, which those of one form are not
         images = []
         for row, _ in predictions:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
@@ -223,10 +224,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return await refuse(request, Refusal(422, "parameter", f"{first['loc'][-1]}: {first['msg']}"))
-
-    @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def client_gone(_: Request, __: ClientDisconnect) -> Response:

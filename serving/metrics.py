@@ -30,6 +30,9 @@ class Metrics:
         self.seconds = histogram(
             "petals_request_seconds", "From a request to its answer, the upload included", ["route"], buckets=SECONDS
         )
+        self.answer_seconds = histogram(
+            "petals_answer_seconds", "From the end of an upload until it is answered or nobody waits", buckets=SECONDS
+        )
         self.refused = counter("petals_refused", "Requests refused, by reason", ["reason"])
         for reason in ("busy", "late"):
             self.refused.labels(reason)  # 0 from the start, so that the first one is seen as an increase

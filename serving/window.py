@@ -13,7 +13,7 @@ STEP = 50  # images: the limits depend on the number compared and take time to f
 class Window:
     """What the model said of the last `size` images, and their distances; safe to use from several threads.
 
-    Of the images themselves nothing is kept.
+    They should be independent of each other, or the limits are too low. Of the images themselves nothing is kept.
     """
 
     def __init__(self, reference: Reference, size: int) -> None:

@@ -199,6 +199,25 @@ def test_a_push_from_one_clone_is_pulled_in_another(first, second, storage, capf
     assert second.dvc("repro", "--pull", "--allow-missing", "--dry").stdout.count("skipping") == 3
 
 
+def test_a_push_deletes_and_overwrites_nothing(first, storage):
+    """A machine's account has no right to either: docs/gcp.md."""
+
+    def written() -> dict[str, str]:
+        found = requests.get(f"http://127.0.0.1:{storage.port}/storage/v1/b/petals/o", timeout=10).json()["items"]
+        return {each["name"]: each["generation"] for each in found}
+
+    storage.write("dvc/files/md5/access-1", b"may I?")  # left of a check
+    deleted: list[bool] = []
+    storage.proxy.doom(rb"DELETE ", 1, lambda: deleted.append(True))
+    assert first.dvc("push").returncode == 0
+    before = written()
+    (first.root / "model.bin").write_bytes(random.Random(1).randbytes(6_000_000))  # which goes in chunks
+    assert first.dvc("commit", "--force", "train").returncode == first.dvc("push").returncode == 0
+    after = written()
+    assert len(after) == len(before) + 1 and before.items() <= after.items() and not deleted
+    assert first.in_step()
+
+
 @pytest.mark.parametrize("lost", ["everything", "one file"])
 def test_a_push_of_what_is_neither_here_nor_in_the_remote_is_one_line(first, second, storage, monkeypatch, lost):
     """DVC alone warns and calls it a success."""

@@ -171,11 +171,13 @@ def test_an_answer_that_takes_too_long_is_given_up(model):
     status, headers, told = while_the_model_is_at_work(app, client_goes=False)
     assert status == 503 and b"retry-after" not in headers and "no answer within 0.1 seconds" in told["detail"]
     assert app.state.service.batcher.admitted == app.state.service.uploads.held == 0
+    assert app.state.service.metrics.registry.get_sample_value("petals_answer_seconds_sum") >= 0.1
 
 
 def test_a_client_that_goes_away_leaves_room(model):
     app = create_app(Settings(model=model, threads=1))
     assert while_the_model_is_at_work(app, client_goes=True)[0] == 499
+    assert app.state.service.metrics.registry.get_sample_value("petals_answer_seconds_count") == 1  # with its wait
     assert app.state.service.batcher.admitted == 0
 
 

@@ -196,7 +196,7 @@ SERVICES = json.dumps([service("petals-staging"), service("petals", "petals-v1")
 def deploy(stand_in, tmp_path, services: bytes) -> list[str]:
     gcloud = stand_in("gcloud", {"services list": services, "services describe": TRIED, "run deploy": b""})
     release = {"IMAGE": f"{IMAGES}/release@{DIGEST}", "VERSION": "v1.2.0-RC.1", "REVISION": "b" * 40}
-    settings = {"SERVING_ACCOUNT": "s@p", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
+    settings = {"SERVING_ACCOUNT": "s@p", "MIN_INSTANCES": "1", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
     output = tmp_path / "output"
     done = bash("deploy.sh", GITHUB_OUTPUT=str(output), **release, **settings, **GITHUB, **CLOUD)
     assert done.returncode == 0, done.stderr
@@ -212,16 +212,18 @@ def test_a_new_revision_gets_an_address_and_no_traffic(stand_in, tmp_path):
         "--tag=next",
         f"--image={IMAGES}/release@{DIGEST}",
         "--revision-suffix=v1-2-0-rc-1-7-1",
-        f"--set-env-vars=PETALS_VERSION=v1.2.0-RC.1,PETALS_REVISION={'b' * 40},PETALS_THREADS=1",
+        f"--update-env-vars=PETALS_VERSION=v1.2.0-RC.1,PETALS_REVISION={'b' * 40},PETALS_THREADS=1",
         "--service-account=s@p",
+        "--min=1",  # the service's; a revision's would hold for those without traffic too
     } <= set(call)
+    assert not any(argument.startswith(("--min-instances", "--set-env-vars")) for argument in call)
     assert not any("allow-unauthenticated" in argument for argument in call)  # who may call is the owner's to say
 
 
 def test_a_revision_whose_address_cannot_be_had_fails(stand_in, tmp_path):
     stand_in("gcloud", {"services list": SERVICES, "run deploy": b""})  # its description fails
     release = {"IMAGE": "i", "VERSION": "v1", "REVISION": "b" * 40}
-    settings = {"SERVING_ACCOUNT": "s@p", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
+    settings = {"SERVING_ACCOUNT": "s@p", "MIN_INSTANCES": "1", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
     done = bash("deploy.sh", GITHUB_OUTPUT=str(tmp_path / "output"), **release, **settings, **GITHUB, **CLOUD)
     assert done.returncode != 0 and not (tmp_path / "output").exists()
 
@@ -235,7 +237,7 @@ def test_cloud_run_refuses_to_hold_traffic_where_no_revision_is_ready_so_it_is_n
 def test_nothing_is_deployed_where_it_cannot_be_known_whether_a_revision_is_ready(stand_in, tmp_path):
     gcloud = stand_in("gcloud", {"run deploy": b""})  # the list of services fails
     release = {"IMAGE": "i", "VERSION": "v1", "REVISION": "b" * 40}
-    settings = {"SERVING_ACCOUNT": "s@p", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
+    settings = {"SERVING_ACCOUNT": "s@p", "MIN_INSTANCES": "1", "MAX_INSTANCES": "3", "AUDIENCE": "petals"}
     done = bash("deploy.sh", GITHUB_OUTPUT=str(tmp_path / "output"), **release, **settings, **GITHUB, **CLOUD)
     assert done.returncode != 0 and [call[:2] for call in calls(gcloud)] == [["run", "services"]]
 

@@ -107,11 +107,16 @@ def test_google_cloud_lets_in_the_workflows_that_sign_in_each_to_its_own_account
     }
     assert {name: names for name, names in accounts.items() if names} == {
         "train": {"GCP_SERVICE_ACCOUNT"},
-        "images": {"GCP_RELEASE_ACCOUNT"},
+        "images": {"GCP_IMAGES_ACCOUNT"},
         "deploy": {"GCP_RELEASE_ACCOUNT"},
     }
     assert re.findall(r"attribute\.workflow/\$ID/(\S+)\"", guide) == ["train.yml"]
-    assert "for WORKFLOW in images.yml deploy.yml; do" in deployment
+    lent = r"binding \$(\w+) --role=roles/iam\.workloadIdentityUser \\\n +--member=\"\S+/\$ID/(\S+)\""
+    assert re.findall(lent, deployment) == [("IMAGES", "images.yml"), ("RELEASE", "deploy.yml")]
+    # Whoever may push to main can run Images, past those who must approve a deployment.
+    rights = re.findall(r"serviceAccount:\$(\w+) --role=(\S+)", deployment.partition("## Take it down")[0])
+    assert not [role for account, role in rights if account == "IMAGES"]
+    assert "for ACCOUNT in $IMAGES $RELEASE; do\n  gcloud artifacts repositories add-iam-policy" in deployment
 
 
 def test_the_registry_keeps_what_it_promises_though_attestations_count_as_versions():

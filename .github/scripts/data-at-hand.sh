@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Write here=true to $GITHUB_OUTPUT where the data and weights of params.yaml are in git, or can be pulled with no account.
-# Else write here=false, with a notice: what needs that data is then skipped, as nobody could mend it in a change.
+# Where no bucket of one's own is named, or it is not open to everybody, write here=false, with a notice: what needs that
+# data is then skipped, as nobody could mend it in a change. Where it is open and does not give the data, fail.
 set -euo pipefail
 make .venv/.installed
 export PATH="$PWD/.venv/bin:$PATH"
@@ -10,8 +11,15 @@ weights=$(knob TrainParams pretrained)
 inputs=("$data")
 [[ $weights == *.safetensors ]] && inputs+=("data/weights/$weights")
 in_git() { git ls-files --error-unmatch -- "$1" > /dev/null 2>&1; }
-# Where no bucket of one's own is named, dvc pull would try for minutes.
-pulled() { python -m petals.remote check --address > /dev/null 2>&1 && timeout 600 dvc pull --quiet "$1"; }
+pulled() {
+  local said
+  if ! said=$(python -c "from petals import remote; remote.check_access()" 2>&1); then
+    [[ $said =~ "only stands for"|"not open to you"|"may not list it" ]] && return 1
+    echo "$said" >&2
+    exit 1
+  fi
+  timeout 600 dvc pull --quiet "$1" || exit
+}
 here=true
 for input in "${inputs[@]}"; do
   if ! in_git "$input" && ! pulled "$input"; then
