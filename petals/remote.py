@@ -34,7 +34,7 @@ HELP = "see docs/gcp.md"
 ENVIRONMENT = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 ANSWERS = {
     401: f"not open to you; run gcloud auth application-default login, or {HELP}",
-    403: f"your account may not {{what}} it; it needs roles/storage.objectUser on the bucket, {HELP}",
+    403: f"your account may not {{what}} it; it needs a role on the bucket, roles/storage.objectUser to push, {HELP}",
     404: f"no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET/dvc, {HELP}",
 }
 

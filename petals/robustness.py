@@ -1,7 +1,6 @@
 """How robust a classifier is: macro F1 on a labelled split whose images are corrupted."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +34,8 @@ class CorruptedSplit(PackedSplit):
             start, images = batch
             return corrupt(images, self.ids[start : start + size], self.corruption, self.severity)
 
-        starts, workers = count(first * size, every * size), max(1, cores() // torch.get_num_threads())
-        yield from in_threads(corrupted, zip(starts, super().batches(size, first, every)), workers)
+        starts, workers = range(first * size, self.count, every * size), max(1, cores() // torch.get_num_threads())
+        yield from in_threads(corrupted, zip(starts, super().batches(size, first, every), strict=True), workers)
 
 
 def measure(folder: str | Path, severities: int, predict: Callable[[PackedSplit, str], np.ndarray]) -> list[Trial]:

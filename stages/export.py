@@ -67,7 +67,8 @@ def main(model: Path, reference: Path, train: Path, val: Path, exported: Path, q
     def change(probabilities: np.ndarray) -> float:
         if info["final"]:
             return agreement(probabilities, in_fp32) - 1
-        return scores(probabilities)["macro_f1"] - scores(in_fp32)["macro_f1"]
+        before, after = (scores(each)["macro_f1"] for each in (in_fp32, probabilities))
+        return after - before
 
     def write(graph: onnx.ModelProto, probabilities: np.ndarray, precision: str, path: Path) -> int:
         check = onnx_export.check_text(split.images.read([0])[0], probabilities[0])

@@ -164,7 +164,7 @@ class Trainer:
         self.optimizer = adamw(net, params.lr, params.weight_decay, params.head_lr)
         self.average = AveragedWeights(net, params.ema)
         policy = online_policy(data.policy, data.split.image_size, data.size) if data.versions == 1 else None
-        chances = {name: getattr(params, name) for name in ("flip", "erasing", "mixup", "cutmix")}
+        chances = dict(flip=params.flip, erasing=params.erasing, mixup=params.mixup, cutmix=params.cutmix)
         self.augment = BatchAugmentation(len(data.split.classes), **chances, policy=policy)
         self.augment_whole = BatchAugmentation(len(data.split.classes), **chances)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)

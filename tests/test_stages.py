@@ -563,7 +563,7 @@ def test_want_of_memory_is_one_line(folder, monkeypatch, error: Exception):
     assert "out of memory; with PETALS_WORKERS=1 in the environment it needs the least" in refused(
         prepare, "data/tiny", *PREPARE
     )
-    monkeypatch.setattr(train, "TrainingImages", greedy)
+    monkeypatch.setattr(train, "PackedSplit", greedy)
     assert "out of memory; raise accumulate, lower image_size" in refused(train, *TRAIN)
 
 
@@ -873,14 +873,15 @@ def test_each_share_of_the_augmentation_is_for_what_it_is_called(uneven, monkeyp
     monkeypatch.chdir(uneven)
     made, make = [], train.BatchAugmentation
 
-    def remembered(classes: int, *shares: object) -> train.BatchAugmentation:
-        made.append(shares[:4])
-        return make(classes, *shares)
+    def remembered(classes: int, policy: object = None, **shares: float) -> train.BatchAugmentation:
+        made.append(shares)
+        return make(classes, policy=policy, **shares)
 
     monkeypatch.setattr(train, "BatchAugmentation", remembered)
-    knobs(flip=0.1, erasing=0.2, mixup=0.3, cutmix=0.4)
+    shares = dict(flip=0.1, erasing=0.2, mixup=0.3, cutmix=0.4)
+    knobs(**shares)
     done(train, *TRAIN)
-    assert made == [(0.1, 0.2, 0.3, 0.4)] * 2
+    assert made == [shares] * 2
 
 
 @pytest.mark.slow
