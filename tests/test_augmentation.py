@@ -119,10 +119,16 @@ def test_a_crop_keeps_its_share_of_the_area_and_a_turn_its_degrees():
         return np.stack([(each[:, -1].astype(float) - each[:, 0]) / 19 / 4 for each in sides])
 
     across, _ = slopes(crop_min=0.1)
-    assert across.min() < 0.45 and across.max() < 1.2
+    assert across.min() < 0.45 and 0.8 < across.max() < 1.2
     across, down = slopes(rotation=20)
     turns = np.degrees(np.arctan2(down, across))
     assert 17 < turns.max() < 21 and -21 < turns.min() < -17
+
+
+def test_a_turn_leaves_no_black_corner():
+    white = np.full((50, 24, 24, 3), 255, np.uint8)
+    turned = render_views(white, [str(n) for n in range(50)], 0, 1, view_policy(NOTHING | {"rotation": 20}, 24))
+    assert (turned == 255).all()
 
 
 # --- draws ---

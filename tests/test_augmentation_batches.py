@@ -53,6 +53,12 @@ def test_erasing_blanks_a_rectangle():
     assert torch.equal(targets.argmax(1), LABELS)
 
 
+def test_erasing_takes_its_share_of_the_images():
+    batches = [augmented(seed, torch.ones(8, 3, 20, 20), erasing=0.25)[0] for seed in range(25)]
+    erased = sum(int((batch == 0).flatten(1).any(1).sum()) for batch in batches)
+    assert 25 < erased < 75  # of 200
+
+
 def test_mixup_mixes_the_labels_as_it_mixes_the_pixels():
     """Of image n column n is white, all else black: a mixed image says who is in it, and how much."""
     before = torch.zeros(8, 3, 20, 20)

@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax, softmax
+from torch import nn
 
 from petals.calibration import FOLDS, class_offsets, cross_fitted, fit_temperature, rescale
-from petals.validation import calibrate
+from petals.optim import AveragedWeights
+from petals.validation import calibrate, validate
 
 
 def drawn(temperature: float, images: int = 4000, classes: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -149,3 +152,26 @@ def test_a_final_model_is_adjusted_at_the_temperature_of_train_and_keeps_one():
     expected = fit_temperature(train.labels, scores) * class_offsets(np.array([3, 1, 0]), 1.0)
     assert asked == [train] and found.temperature == 1
     assert found.offsets.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_validation_scores_the_average_and_leaves_what_learns():
+    net = nn.Linear(2, 2)
+    average = AveragedWeights(net, 0.9)
+    with torch.no_grad():
+        net.weight += 1
+    learnt, averaged, seen = net.weight.clone(), average.average[0].clone(), []
+    group = SimpleNamespace(predict=lambda net, split: seen.append(net.weight.clone()) or np.full((2, 2), 0.5))
+    validate(net, average, SimpleNamespace(labels=np.array([0, 1])), group, "step 1")
+    assert torch.equal(seen[0], averaged) and torch.equal(net.weight, learnt)
+    assert torch.equal(average.average[0], averaged)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_given_temperature_is_kept_and_rare_classes_are_adjusted_at_the_right_one(final: bool):
+    labels, probabilities = drawn(0.6)
+    group = SimpleNamespace(predict=lambda net, split: probabilities)
+    train = SimpleNamespace(labels=np.repeat(range(7), range(5, 40, 5)), classes="abcdefg", final=final)
+    found = calibrate(None, train, SimpleNamespace(labels=labels), group, 1.0, 0.5)
+    at = 0.5 if final else fit_temperature(labels, probabilities)  # of a final model nothing else is known
+    assert found.offsets == pytest.approx(at * class_offsets(np.arange(5, 40, 5), 1.0))
+    assert (found.temperature, found.note) == (0.5, "temperature 0.5, as params.yaml has it")

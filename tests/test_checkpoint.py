@@ -107,6 +107,12 @@ def test_a_checkpoint_cut_short_is_no_checkpoint(keep: int):
     assert fresh.bits() == before
 
 
+def test_an_unfinished_run_goes_on_beside_the_lock_of_an_earlier_one():
+    Run().checkpoint.save({"step": 3})
+    Path("dvc.lock").write_text("md5: 0123")
+    assert Run(seed=5).checkpoint.load() == {"step": 3}
+
+
 def test_one_is_due_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch):
     now = 1000.0
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)

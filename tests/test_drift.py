@@ -235,3 +235,13 @@ def test_a_confidence_on_an_edge_falls_into_the_bin_that_it_fell_into_on_validat
     found = Reference.of(probabilities, np.random.default_rng(0).normal(size=(100, 3)))
     told = found.compare(probabilities, np.zeros(100))
     assert told["psi_confidence"] < told["psi_confidence_limit"]
+
+
+def test_images_that_all_lie_beyond_either_end_are_as_far_as_can_be():
+    quantiles = np.linspace(0, 1, 201)
+    assert ks_statistic(quantiles, np.full(4, 2.0)) == ks_statistic(quantiles, np.full(4, -1.0)) == 1
+
+
+def test_a_reference_of_no_image_is_refused(reference):
+    with pytest.raises(PetalsError, match="parts disagree"):
+        Reference.from_json(reference.to_json().replace('"images": 300', '"images": 0'))

@@ -423,3 +423,17 @@ def test_of_real_photographs_reduced_decoding_is_hardly_seen(shared_data: Path, 
         data = decode_example(payload)["image"][0]
         reduced, whole = (square(decode(data, "here", least), size).astype(float) for least in (size, None))
         assert 10 * np.log10(255**2 / np.mean((reduced - whole) ** 2)) > 36
+
+
+def test_jfif_before_its_first_version_is_passed_over():
+    data = encoded(photograph(64, 64), "JPEG")
+    older = data.replace(b"JFIF\0\1\1", b"JFIF\0\0\1", 1)
+    assert older != data and np.array_equal(decode(older, "x"), decode(data, "x"))
+
+
+def test_an_extended_frame_is_sequential_too():
+    """So a scan header of zeros is mended in it as well."""
+    data = encoded(photograph(64, 64), "JPEG").replace(b"\xff\xc0", b"\xff\xc1", 1)
+    at = data.index(b"\xff\xda")
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+    assert np.array_equal(decode(data[: end - 3] + b"\0\0\0" + data[end:], "x"), decode(data, "x"))

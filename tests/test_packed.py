@@ -198,3 +198,10 @@ def test_labels_on_a_full_disk(on_small_disk):
     code = "from pathlib import Path; from petals.packed import write_labels; write_labels(Path(), range(9**5), [])"
     done = on_small_disk("-c", code)
     assert done.returncode == 1 and "OSError: [Errno 28]" in done.stderr
+
+
+def test_an_id_too_few_is_damage(sound: Path):
+    ids = json.loads((sound / "ids.json").read_text())
+    (sound / "ids.json").write_text(json.dumps(ids[:-1]))
+    with pytest.raises(PetalsError, match="disagree on the number of images"):
+        PackedSplit(sound)

@@ -161,3 +161,13 @@ def test_parts_of_other_code_are_not_taken(tmp_path, monkeypatch):
     pack_part(raw, Part(1, 1), tmp_path / "out", SIZE, map)
     monkeypatch.setattr(petals.packing, "CODE", "edited")
     assert pack_train(raw, tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out")).ready == 0
+
+
+def test_a_photograph_that_was_replaced_under_its_id_is_not_taken_from_parts(tmp_path: Path):
+    raw = tmp_path / "raw"
+    pack_part(dataset(raw), Part(1, 1), tmp_path / "out", SIZE, map)
+    write(raw / "tfrecords-jpeg-192x192" / "train", range(99, 100), True, 2)
+    path = raw / "tfrecords-jpeg-192x192" / "train" / "02-192x192-1.tfrec"
+    write_records(path, [encode_example({"id": "é12".encode(), "image": jpeg(99), "class": 0})])
+    packed = pack_train(open_dataset(raw, SIZE), tmp_path / "joined", SIZE, map, parts=parts_of(tmp_path / "out"))
+    assert packed.ready == 12 and len(packed.ids) == 13

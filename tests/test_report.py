@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +22,11 @@ from test_report_markdown import HOSTILE, inlines
 from petals.errors import PetalsError
 from petals.report import statistics
 from petals.report.__main__ import main
+from petals.report.comparison import compare
 from petals.report.page import MOST_CHARACTERS
 from petals.report.revisions import resolve
+from petals.report.sides import _predictions
+from petals.scores import EPSILON
 
 CLASSES = ["daisy", "iris", "rose", "wild rose"]
 
@@ -796,3 +801,18 @@ def test_where_the_settings_cannot_be_read_no_knob_is_said_to_have_changed(repos
     repository.commit(files)
     page = report("before")
     assert "`params.yaml` is missing" in page and "changed after the run" not in page
+
+
+def test_a_side_with_more_images_is_not_compared_as_a_whole():
+    def side(count: int) -> SimpleNamespace:
+        same = SimpleNamespace(actual="x", predicted="x", likelihood=0.5)
+        return SimpleNamespace(predictions={str(n): same for n in range(count)})
+
+    assert compare(side(20), side(20)).whole
+    assert not compare(side(20), side(21)).whole and not compare(side(21), side(20)).whole
+
+
+def test_a_likelihood_of_zero_costs_no_comparison_and_one_beyond_is_none():
+    for written, read in (("0", EPSILON), ("1e-30", EPSILON), ("0.25", 0.25), ("2", math.nan), ("-1", math.nan)):
+        found = _predictions(f"id,actual,predicted,confidence,likelihood\na,x,x,0.5,{written}\n")["a"].likelihood
+        assert found == read or (math.isnan(found) and math.isnan(read))

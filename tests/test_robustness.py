@@ -25,6 +25,8 @@ def test_batches_are_the_splits_own_corrupted_for_any_size(folder):
     whole = corrupt(IMAGES, split.ids, "noise", 3)
     for size in (1, 2, 5, 64):
         assert np.array_equal(np.concatenate(list(split.batches(size))), whole)
+    for first in (0, 1):  # of two processes
+        assert np.array_equal(np.concatenate(list(split.batches(1, first, 2))), whole[first::2])
     assert np.array_equal(np.concatenate(list(PackedSplit(folder).batches(2))), IMAGES)
 
 

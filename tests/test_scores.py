@@ -166,3 +166,9 @@ def test_the_published_scores_of_two_models(shared_data: Path, column: str, publ
     predicted = np.array([int(names[int(row[column])]) for row in rows])
     assert len(rows) == 3712
     assert macro_f1(labels, predicted) == pytest.approx(published, abs=5e-7)
+
+
+def test_a_class_that_is_never_recognised_is_not_absent():
+    sure = np.eye(3, dtype=np.float32)[[0, 0]]
+    found = score(np.array([0, 1]), sure, sure, 1.0, ["a", "b", "c"])
+    assert found["classes_absent"] == ["c"] and found["f1"][1] == {"class": "b", "f1": 0.0}

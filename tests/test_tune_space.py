@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 from petals.errors import PetalsError
 from petals.tune.__main__ import main
 from petals.tune.experiments import last_error, override, read_curve
-from petals.tune.space import FloatRange, fingerprint, load_search, metric
+from petals.tune.space import Choice, FloatRange, fingerprint, load_search, metric
 
 SEARCH = {
     "objective": "metrics/evaluate.json:macro_f1",
@@ -257,3 +257,14 @@ def test_other_weights_to_start_from_are_another_search(folder):
 def test_whether_is_no_score():
     with pytest.raises(PetalsError, match=r"has no number 'int8\.kept'"):
         metric('{"int8": {"kept": true, "macro_f1": 0.5}}', "metrics/export.json:int8.kept")
+
+
+def test_what_is_rounded_stays_within_its_range():
+    narrow = FloatRange(type="float", low=0.12345, high=0.98765)
+    for value in (0.12345, 0.98765):
+        assert narrow.holds(narrow.suggest(FixedTrial({"lr": value}), "lr"))
+
+
+def test_true_is_none_of_the_numbers():
+    assert not Choice(type="choice", values=[1, 2]).holds(True)
+    assert not Choice(type="choice", values=[True, False]).holds(1)
