@@ -131,14 +131,14 @@ class ModelReloader:
             fresh = await asyncio.to_thread(LoadedModel, self.path, self.window)
         except Exception as error:  # whatever is in that file, the service goes on
             said = str(error) if isinstance(error, PetalsError) else f"{self.path}: {error!r}"
-            log.error("model not taken up, the former one serves on: %s", said)
+            log.error("model not loaded, the former one serves on: %s", said)
             self.on_reload(False)
             return
         if fresh.sha256 == self.current.sha256:
             log.info("the model file holds what is served already")
             return
         self.current, self.replaced = fresh, True
-        log.info("model taken up", extra={"fields": {"sha256": fresh.sha256}})
+        log.info("model loaded", extra={"fields": {"sha256": fresh.sha256}})
         self.on_reload(True)
 
 

@@ -549,7 +549,7 @@ def test_another_model_is_loaded_while_requests_go_on(model, tmp_path):
         asking.start()
         try:
             another.replace(path)
-            service.logged(lambda line: line["message"] == "model taken up")
+            service.logged(lambda line: line["message"] == "model loaded")
             path.write_bytes(b"not a model")
             service.logged(lambda line: "former one serves on" in line["message"])
             spoilt.replace(path)
@@ -770,7 +770,7 @@ def test_the_model_that_serves_is_in_the_metrics_once_it_is_loaded(model, tmp_pa
     path.write_bytes(model.read_bytes())
     with serving(path, "--version", "v1", "--revision", "abc") as service:
         another.replace(path)
-        service.logged(lambda line: line["message"] == "model taken up")
+        service.logged(lambda line: line["message"] == "model loaded")
         told = service.get("/model").json()
         assert told["version"] is None and told["revision"] is None
         info = [name for name in service.metrics() if name.startswith("petals_model_info")]
