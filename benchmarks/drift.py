@@ -11,8 +11,8 @@ from petals.commands import Command
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.rawdata import open_dataset
+from serving.loading import LoadedModel
 from serving.metrics import DRIFT
-from serving.served import Served
 from serving.settings import Settings
 
 BATCH = 8
@@ -64,10 +64,10 @@ def main(model: Path, data: Path) -> None:
 
     Not those of validation, which the model's idea of the usual is made of: they are always nearer to it.
     """
-    served, dataset = Served(model, BATCH), open_dataset(data, 1)
-    if set(dataset.classes) != set(served.classes):
+    loaded, dataset = LoadedModel(model, BATCH), open_dataset(data, 1)
+    if set(dataset.classes) != set(loaded.classes):
         raise PetalsError(f"{data}: its classes are not those of {model}; give --data with photographs like its own")
-    size = served.image_size
+    size = loaded.image_size
     records = [record for source in dataset.splits["test"] for record in source.records()]
     if not records:
         raise PetalsError(f"{data}: no test split; give data that has one")
@@ -80,10 +80,10 @@ def main(model: Path, data: Path) -> None:
 
 
 def window(model: Path, images: list[np.ndarray]) -> dict[str, float]:
-    served = Served(model, Settings().window)
+    loaded = LoadedModel(model, Settings().window)
     for start in range(0, len(images), BATCH):
-        served.window.add(served.run([lambda _, image=image: image for image in images[start : start + BATCH]]))
-    return served.window.compare()
+        loaded.window.add(loaded.run([lambda _, image=image: image for image in images[start : start + BATCH]]))
+    return loaded.window.compare()
 
 
 def cell(found: float, limit: float) -> str:

@@ -1,1 +1,1 @@
-"""The exported model as a service: FastAPI and ONNX Runtime, without torch. `python -m serving --help` tells more."""
+"""The exported model as a service: FastAPI and ONNX Runtime, without torch. See `python -m serving --help`."""

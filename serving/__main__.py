@@ -20,19 +20,19 @@ from petals.errors import PetalsError
 from petals.images import MAX_PIXELS
 from serving import logs
 from serving.app import create_app
-from serving.protocol import Bounded
+from serving.protocol import BoundedHttpProtocol
 from serving.settings import MOST_THREADS, Settings
 
 DEFAULTS = Settings()
-KEEP_ALIVE = 75  # s that an idle connection is kept: longer than proxies keep theirs, so that they reuse none that ends
+KEEP_ALIVE = 75  # s that an idle connection is kept: longer than proxies keep theirs, so they reuse none that closes
 
 
-class Real(click.FloatRange):
-    """A number within bounds; nan is within none, though click takes it."""
+class FiniteFloatRange(click.FloatRange):
+    """A range of finite floats: click lets nan through any bounds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
-        return self.fail(f"{value} is no number", param, ctx) if math.isnan(number) else number
+        return number if math.isfinite(number) else self.fail(f"{value} is no number", param, ctx)
 
 
 def option(name: str, text: str, kind: Any = None) -> Any:
@@ -63,22 +63,22 @@ def option(name: str, text: str, kind: Any = None) -> Any:
 @option("--max-bytes", "largest request, in bytes", click.IntRange(1))
 @option("--max-pixels", "largest image, in pixels", click.IntRange(1, MAX_PIXELS))
 @option("--max-files", "most files in a request", click.IntRange(1))
-@option("--upload-seconds", "time in which a request must arrive", Real(0, 3600, min_open=True))
-@option("--answer-seconds", "time in which it must then be answered", Real(0, 3600, min_open=True))
+@option("--upload-seconds", "time in which a request must arrive", FiniteFloatRange(0, 3600, min_open=True))
+@option("--answer-seconds", "time in which it must then be answered", FiniteFloatRange(0, 3600, min_open=True))
 @option("--queue", "images admitted at a time; more are refused with 503", click.IntRange(1))
 @option("--batch", "most images in a batch", click.IntRange(1))
-@option("--wait-ms", "longest that a batch waits for images on their way", Real(0, 1000))
+@option("--wait-ms", "longest that a batch waits for images on their way", FiniteFloatRange(0, 1000))
 @option("--window", "last images that are compared with validation for drift", click.IntRange(100, 5_000))
 @option("--drain-seconds", "time for requests under way at SIGTERM", click.IntRange(0))
 def main(host: str, port: int, **values: Any) -> None:
     """Serve a model over HTTP: / is a page, /docs describes the rest, docs/serving.md says more.
 
-    SIGHUP, or another file in place of the model, makes it take up that one. SIGTERM answers what has begun and ends.
+    When the model file is replaced, or on SIGHUP, it is loaded anew. SIGTERM finishes the requests under way and ends.
     """
     if values["queue"] < values["max_files"]:
         raise click.BadParameter(f"a request may have {values['max_files']} files", param_hint="--queue")
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service runs and heeds it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service runs and handles it
     check_address(host, port)
     logs.set_up()
     try:
@@ -95,7 +95,7 @@ def main(host: str, port: int, **values: Any) -> None:
         port=port,
         log_config=None,
         access_log=False,
-        http=Bounded,
+        http=BoundedHttpProtocol,
         ws="none",
         server_header=False,
         workers=1,  # whatever WEB_CONCURRENCY says

@@ -20,10 +20,10 @@ class Answers(BaseModel):
 
 class ModelCard(BaseModel):
     name: str
-    version: str | None = Field(description="as it was started with; null for a file taken up since")
+    version: str | None = Field(description="as it was started with; null for a file loaded since")
     revision: str | None = Field(description="git commit that the model belongs to; null likewise")
     sha256: str = Field(description="of the model file")
-    since: str = Field(description="when it was taken up, UTC")
+    since: str = Field(description="when it was loaded, UTC")
     architecture: str
     image_size: int = Field(description="px, side of the square that the model sees")
     scores: dict[str, float | None] = Field(description="on validation")

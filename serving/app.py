@@ -1,4 +1,4 @@
-"""The service: its routes, and what happens between a request and its answer."""
+"""The service: its routes, and the way of a request from upload to answer."""
 
 import asyncio
 import logging
@@ -22,10 +22,10 @@ from starlette.requests import ClientDisconnect
 from serving import pictures
 from serving.answers import Answers, ModelCard, Problem, State
 from serving.batching import Batcher
+from serving.loading import LoadedModel, ModelReloader, Prediction
 from serving.metrics import Metrics
-from serving.middleware import POLICY, Watched
+from serving.middleware import POLICY, ObservabilityMiddleware
 from serving.refusals import Refusal
-from serving.served import Prediction, Served, Shelf
 from serving.settings import Settings
 from serving.uploads import Uploads
 
@@ -70,8 +70,8 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.metrics.queue_limit.set(settings.queue)
-        self.shelf = Shelf(settings.model, settings.window, self.taken_up)
-        self.metrics.serves(settings.version, settings.revision, self.served.sha256)
+        self.reloader = ModelReloader(settings.model, settings.window, self.on_reload)
+        self.metrics.set_model(settings.version, settings.revision, self.model.sha256)
         self.uploads = Uploads(settings.max_bytes, settings.max_files, settings.upload_seconds)
         self.batcher = Batcher(
             settings.threads,
@@ -84,51 +84,52 @@ class Service:
         self.large = ThreadPoolExecutor(1, "large")  # one at a time, so that memory stays bounded
 
     @property
-    def served(self) -> Served:
-        return self.shelf.current
+    def model(self) -> LoadedModel:
+        return self.reloader.current
 
     @property
     def version(self) -> str | None:
-        """What the service was told at its start holds for the file that it started with alone."""
-        return None if self.shelf.replaced else self.settings.version
+        """As given at the start; None once another file has been loaded, for which it was not given."""
+        return None if self.reloader.replaced else self.settings.version
 
     @property
     def revision(self) -> str | None:
-        return None if self.shelf.replaced else self.settings.revision
+        return None if self.reloader.replaced else self.settings.revision
 
-    def taken_up(self, well: bool) -> None:
-        self.metrics.loads.labels("taken up" if well else "refused").inc()
-        self.metrics.serves(self.version, self.revision, self.served.sha256)
+    def on_reload(self, loaded: bool) -> None:
+        self.metrics.loads.labels("loaded" if loaded else "refused").inc()
+        self.metrics.set_model(self.version, self.revision, self.model.sha256)
 
     async def predict(self, request: Request, top_k: int) -> dict[str, Any]:
-        """From upload to answer; raises Refusal, and ClientDisconnect when nobody waits any more."""
+        """Read an upload and answer it; raises Refusal, and ClientDisconnect when the client has gone."""
         seconds = self.settings.answer_seconds
         async with self.uploads.files(request) as data:
-            request.state.noted = {"images": len(data)}
-            served, version = self.served, self.version
+            request.state.log_fields = {"images": len(data)}
+            model, version = self.model, self.version
             try:
                 with self.metrics.answer_seconds.time():
                     async with while_connected(request), asyncio.timeout(seconds):
-                        predictions = await self.answer(served, data)
+                        predictions = await self.predict_images(model, data)
             except TimeoutError:
                 raise Refusal(503, "late", f"no answer within {seconds:g} seconds; try again later") from None
-        served.window.add(predictions[:1])  # the limits are for independent images, which those of one form are not
+        model.window.add(predictions[:1])  # the limits are for independent images, which those of one form are not
         images = []
         for row, _ in predictions:
             likeliest = np.argsort(-row, kind="stable")[:top_k].tolist()
-            self.metrics.predictions.labels(served.classes[likeliest[0]]).inc()
-            guesses = [{"name": served.classes[at], "probability": round(float(row[at]), 6)} for at in likeliest]
+            self.metrics.predictions.labels(model.classes[likeliest[0]]).inc()
+            guesses = [{"name": model.classes[at], "probability": round(float(row[at]), 6)} for at in likeliest]
             images.append({"guesses": guesses})
-        return {"version": version, "sha256": served.sha256, "images": images}
+        return {"version": version, "sha256": model.sha256, "images": images}
 
-    async def answer(self, served: Served, data: list[bytes]) -> list[Prediction]:
-        """Give what the model says of each image; the first that is refused refuses all."""
+    async def predict_images(self, model: LoadedModel, data: list[bytes]) -> list[Prediction]:
+        """Predict the images of a request; if one is refused, the request is."""
         with self.batcher.admit(len(data)):
             if len(data) == 1:
-                return [await self.ask(served, data[0], "file 1")]
+                return [await self.predict_image(model, data[0], "file 1")]
             await in_thread(partial(pictures.check_together, data, self.settings.max_pixels))
             tasks = [
-                asyncio.create_task(self.ask(served, each, f"file {number}")) for number, each in enumerate(data, 1)
+                asyncio.create_task(self.predict_image(model, each, f"file {number}"))
+                for number, each in enumerate(data, 1)
             ]
             try:
                 return await asyncio.gather(*tasks)
@@ -136,25 +137,25 @@ class Service:
                 while tasks:
                     tasks.pop().cancel()
 
-    async def ask(self, served: Served, data: bytes, where: str) -> Prediction:
+    async def predict_image(self, model: LoadedModel, data: bytes, where: str) -> Prediction:
         limit = self.settings.max_pixels
         try:
-            return await self.batcher.ask(served, lambda size: pictures.read(data, where, size, limit))
+            return await self.batcher.submit(model, lambda size: pictures.read(data, where, size, limit))
         except pictures.Large:
             pass
-        decode = partial(pictures.read, data, where, served.image_size, limit, large=True)
+        decode = partial(pictures.read, data, where, model.image_size, limit, large=True)
         image = await in_thread(decode, self.large)
-        return await self.batcher.ask(served, lambda _: image)
+        return await self.batcher.submit(model, lambda _: image)
 
     @asynccontextmanager
-    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Watch the model file while the service runs; uvicorn ends this once all requests are answered."""
         loop = asyncio.get_running_loop()
         with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):  # no SIGHUP, or not its thread
-            loop.add_signal_handler(signal.SIGHUP, self.shelf.asked.set)
-        about = {"version": self.version, "sha256": self.served.sha256, "classes": len(self.served.classes)}
+            loop.add_signal_handler(signal.SIGHUP, self.reloader.reload_requested.set)
+        about = {"version": self.version, "sha256": self.model.sha256, "classes": len(self.model.classes)}
         log.info("serving", extra={"fields": about})
-        watch = asyncio.create_task(self.shelf.watch())
+        watch = asyncio.create_task(self.reloader.watch())
         try:
             yield
         finally:
@@ -164,9 +165,9 @@ class Service:
 
 
 async def in_thread(job: Callable[[], T], executor: ThreadPoolExecutor | None = None) -> T:
-    """Let a thread do the job, in its turn; where the caller is cancelled before, the executor keeps nothing of it.
+    """Run a job in a thread; if the caller is cancelled before its turn comes, the job is let go of at once.
 
-    It would keep a cancelled job, and thus the bytes of an image, until the job's turn comes.
+    By itself the executor would keep it, and with it the bytes of an image, until then.
     """
     jobs = [job]
     try:
@@ -177,7 +178,7 @@ async def in_thread(job: Callable[[], T], executor: ThreadPoolExecutor | None = 
 
 @asynccontextmanager
 async def while_connected(request: Request) -> AsyncIterator[None]:
-    """Break off with ClientDisconnect when the client of `request` goes away; its body has been read before."""
+    """Break the block off with ClientDisconnect when the client goes away; the request's body must have been read."""
     task = asyncio.current_task()
 
     async def watch() -> None:
@@ -206,18 +207,18 @@ def create_app(settings: Settings) -> FastAPI:
         version=settings.version or "unreleased",
         docs_url=None,
         redoc_url=None,
-        lifespan=service.running,
+        lifespan=service.lifespan,
         redirect_slashes=False,  # it would name the host that the client says it is
     )
     app.state.service = service
-    app.add_middleware(Watched, metrics=service.metrics)
+    app.add_middleware(ObservabilityMiddleware, metrics=service.metrics)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.mount("/docs/ui", StaticFiles(directory=files("fastapi_offline") / "static"), name="docs")
 
     @app.exception_handler(Refusal)
     async def refuse(request: Request, refusal: Refusal) -> Response:
         service.metrics.refused.labels(refusal.reason).inc()
-        request.state.noted = {**getattr(request.state, "noted", {}), "refused": refusal.reason}
+        request.state.log_fields = {**getattr(request.state, "log_fields", {}), "refused": refusal.reason}
         return JSONResponse({"detail": refusal.detail}, refusal.status, refusal.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -237,9 +238,9 @@ def create_app(settings: Settings) -> FastAPI:
         return JSONResponse(await service.predict(request, top_k))
 
     def get(path: str, **options: Any) -> Callable[[Callable], Callable]:
-        """A route for GET and for HEAD, which is to be where GET is (RFC 9110, 9.1).
+        """A route for GET, and for HEAD, which has to go with it (RFC 9110, 9.1).
 
-        The first that is added answers; the second is there to be described, as an operation of one method.
+        It is added twice: the first answers, and the second is there for OpenAPI, to describe GET alone.
         """
 
         def add(endpoint: Callable) -> Callable:
@@ -252,7 +253,7 @@ def create_app(settings: Settings) -> FastAPI:
     @get("/model", tags=["model"])
     async def model() -> ModelCard:
         """The model that answers, and how well it did on validation."""
-        return service.served.card(settings.name, service.version, service.revision)
+        return service.model.card(settings.name, service.version, service.revision)
 
     @get("/healthz", tags=["operation"])
     async def healthz() -> State:
@@ -269,7 +270,7 @@ def create_app(settings: Settings) -> FastAPI:
     @get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:
         """Metrics in Prometheus' text format."""
-        return Response(service.metrics.text(service.served.window.compare()), media_type="text/plain; version=0.0.4")
+        return Response(service.metrics.text(service.model.window.compare()), media_type="text/plain; version=0.0.4")
 
     @get("/", include_in_schema=False)
     async def page() -> FileResponse:

@@ -1,4 +1,4 @@
-"""Images of several requests through decoder and model together."""
+"""Images of several requests, decoded and run through the model in batches."""
 
 import asyncio
 from collections import deque
@@ -8,29 +8,29 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import perf_counter
 
+from serving.loading import Decoder, LoadedModel, Prediction
 from serving.metrics import Metrics
 from serving.refusals import busy
-from serving.served import Item, Prediction, Served
 
 JOIN = 1.0  # seconds, for the threads to end; they are daemons and end with the process in any case
 
 
 @dataclass(eq=False)
-class Waiting:
-    """An item in the queue, the model that it is for, and where the prediction goes."""
+class QueuedImage:
+    """An image in the queue, the model that it is for, and the future that its prediction is for."""
 
-    served: Served
-    item: Item
-    answer: asyncio.Future[Prediction]
+    model: LoadedModel
+    decoder: Decoder
+    future: asyncio.Future[Prediction]
     since: float = field(default_factory=perf_counter)
 
 
 class Batcher:
     """A bounded queue, from which `threads` threads each take up to `batch` images at a time.
 
-    Threads that are idle share what waits. One waits for more images only while requests are `arriving`, and for
-    `wait` seconds at most: a request that is alone is answered at once. All methods but those of the threads (`_work`
-    and `_take`) are for the event loop.
+    Idle threads share the queue evenly. One waits for a fuller batch only while requests are `arriving`, and for `wait`
+    seconds at most: a request that is alone is answered at once. All methods but those of the threads (`_work` and
+    `_next_batch`) are for the event loop.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Batcher:
         self.batch, self.wait, self.limit, self.arriving, self.metrics = batch, wait, limit, arriving, metrics
         self.admitted = 0  # images between admission and answer
         self.changed = Condition()  # for what follows
-        self.queue: deque[Waiting] = deque()
+        self.queue: deque[QueuedImage] = deque()
         self.idle = 0
         self.closed = False
         self.threads = [Thread(target=self._work, name="model", daemon=True) for _ in range(threads)]
@@ -48,7 +48,7 @@ class Batcher:
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
-        """Hold room for so many images; raises Refusal where there is none."""
+        """Reserve room for so many images while the block runs; raises Refusal where there is none."""
         if self.admitted + images > self.limit:
             raise busy()
         self._count(images)
@@ -57,26 +57,26 @@ class Batcher:
         finally:
             self._count(-images)
 
-    async def ask(self, served: Served, item: Item) -> Prediction:
-        """Give what the model says of an image; raises what Served.run found wrong with it.
+    async def submit(self, model: LoadedModel, decoder: Decoder) -> Prediction:
+        """Queue an image and wait for its prediction; raises what LoadedModel.run gives in place of one.
 
-        Where the caller is cancelled, the image leaves the queue.
+        If the caller is cancelled, the image leaves the queue.
         """
-        waiting = Waiting(served, item, asyncio.get_running_loop().create_future())
+        queued = QueuedImage(model, decoder, asyncio.get_running_loop().create_future())
         with self.changed:
-            self.queue.append(waiting)
+            self.queue.append(queued)
             self.changed.notify()
         try:
-            return await waiting.answer
+            return await queued.future
         except asyncio.CancelledError:
             with self.changed, suppress(ValueError):  # a thread has it already
-                self.queue.remove(waiting)
+                self.queue.remove(queued)
             raise
         finally:
-            del waiting  # an error holds this frame, which would hold it, and with it the image
+            del queued  # an error holds this frame, which would hold it, and with it the image
 
     def close(self) -> None:
-        """End the threads; what still waits is not answered, and one that is at work is not waited for for long."""
+        """End the threads, waiting JOIN seconds at most for those at work; images still queued get no answer."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
@@ -89,20 +89,20 @@ class Batcher:
         self.metrics.queue.set(self.admitted)
 
     def _work(self) -> None:
-        while batch := self._take():
+        while batch := self._next_batch():
             started = perf_counter()
             try:
-                results = batch[0].served.run([each.item for each in batch])
+                results = batch[0].model.run([each.decoder for each in batch])
             except Exception as error:
                 results = [error] * len(batch)
-            self.metrics.batch(len(batch), perf_counter() - started)
+            self.metrics.observe_batch(len(batch), perf_counter() - started)
             with suppress(RuntimeError):  # the loop has ended, and nobody waits
-                batch[0].answer.get_loop().call_soon_threadsafe(answer, batch, results)
+                batch[0].future.get_loop().call_soon_threadsafe(deliver, batch, results)
             del batch, results  # which the thread would hold until there is another batch
 
-    def _take(self) -> list[Waiting]:
-        """Wait for images that somebody still waits for, all of them for one model; nothing when all is over."""
-        batch: list[Waiting] = []
+    def _next_batch(self) -> list[QueuedImage]:
+        """Wait for queued images and take those of one model, without any whose caller has gone; none once closed."""
+        batch: list[QueuedImage] = []
         with self.changed:
             self.idle += 1
             while not batch and not self.closed:
@@ -115,10 +115,10 @@ class Batcher:
                     continue
                 share = min(self.batch, -(-len(self.queue) // self.idle))
                 while self.queue and len(batch) < share:
-                    if batch and self.queue[0].served is not batch[0].served:
+                    if batch and self.queue[0].model is not batch[0].model:
                         break
                     first = self.queue.popleft()
-                    if not first.answer.done():
+                    if not first.future.done():
                         batch.append(first)
             self.idle -= 1
             if self.queue:
@@ -126,12 +126,12 @@ class Batcher:
         return batch
 
 
-def answer(batch: Sequence[Waiting], results: Sequence[Prediction | Exception]) -> None:
-    """Hand out the results of a batch, except to those who have gone."""
+def deliver(batch: Sequence[QueuedImage], results: Sequence[Prediction | Exception]) -> None:
+    """Set the results of a batch on the futures of those who still wait."""
     for each, result in zip(batch, results, strict=True):
-        if each.answer.done():
+        if each.future.done():
             continue
         if isinstance(result, Exception):
-            each.answer.set_exception(result)
+            each.future.set_exception(result)
         else:
-            each.answer.set_result(result)
+            each.future.set_result(result)

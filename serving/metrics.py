@@ -44,7 +44,7 @@ class Metrics:
         self.queue = gauge("petals_queue_images", "Images admitted and not answered yet")
         self.queue_limit = gauge("petals_queue_limit", "Images admitted at most")
         self.loads = counter("petals_model_loads", "Model files looked at while serving, by outcome", ["outcome"])
-        for outcome in ("taken up", "refused"):
+        for outcome in ("loaded", "refused"):
             self.loads.labels(outcome)  # likewise
         self.model = gauge("petals_model_info", "1 for the model that serves", ["version", "revision", "sha256"])
         self.drift_images = gauge("petals_drift_images", "Images in the window that is compared with validation")
@@ -53,12 +53,12 @@ class Metrics:
             key: gauge(f"petals_drift_{key}_limit", f"{text}: chance alone stays below") for key, text in DRIFT.items()
         }
 
-    def batch(self, images: int, seconds: float) -> None:
+    def observe_batch(self, images: int, seconds: float) -> None:
         self.batch_images.observe(images)
         self.batch_seconds.observe(seconds)
 
-    def serves(self, version: str | None, revision: str | None, sha256: str) -> None:
-        """Note which model serves from now on."""
+    def set_model(self, version: str | None, revision: str | None, sha256: str) -> None:
+        """Set which model serves from now on."""
         self.model.clear()
         self.model.labels(version or "unknown", revision or "unknown", sha256[:12]).set(1)
 

@@ -1,4 +1,4 @@
-"""Around each request: an id, a log line, metrics, and headers that browsers heed."""
+"""What surrounds each request: an id, a log line, metrics, and security headers for browsers."""
 
 import asyncio
 import logging
@@ -27,12 +27,15 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
 ]
-SPARED, PATIENCE = 64 * 2**20, 2.0  # bytes and seconds of a body that nobody wants, before the connection is closed
+MAX_DRAINED, DRAIN_TIMEOUT = 64 * 2**20, 2.0  # bytes, seconds: of an unwanted body, before its connection is closed
 log = logging.getLogger("serving")
 
 
-class Watched:
-    """ASGI middleware. `X-Request-ID` of a client is kept where it is a plain word, else one is made."""
+class ObservabilityMiddleware:
+    """Logs and measures each request, gives it an id, adds the headers, and answers where the application fails.
+
+    A client's `X-Request-ID` is kept if it is a plain word; else one is made.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -49,63 +52,63 @@ class Watched:
         status, begun, ended = 500, False, None
         unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
-        async def read() -> Message:
+        async def receive_wrapper() -> Message:
             nonlocal unread
             message = await receive()
             unread = unread and message.get("more_body", False)
             return message
 
-        async def answer(message: Message) -> None:
+        async def send_wrapper(message: Message) -> None:
             nonlocal status, begun, ended
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                told = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
-                if not any(key == b"content-security-policy" for key, _ in told):
-                    told.append((b"content-security-policy", POLICY.encode()))
+                sent = message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *HEADERS]
+                if not any(key == b"content-security-policy" for key, _ in sent):
+                    sent.append((b"content-security-policy", POLICY.encode()))
                 if unread:
-                    told.append((b"connection", b"close"))  # or the server would take in the rest, however long it is
+                    sent.append((b"connection", b"close"))  # or the server would take in the rest, however long it is
             elif unread and not message.get("more_body", False):
                 # To close now could reset the connection before the client has seen the answer.
                 await send(message | {"more_body": True})
                 ended = perf_counter()  # to the client, that is
-                await swallow(receive)
+                await drain_body(receive)
                 message = {"type": "http.response.body"}
             await send(message)
 
         try:
-            await self.app(scope, read, answer)
+            await self.app(scope, receive_wrapper, send_wrapper)
         except asyncio.CancelledError:  # by the server, which has waited --drain-seconds after SIGTERM
             if begun:
                 raise
             unread = False  # and not waited for any longer
             ending = {"detail": "the service ends here; try again in a second"}
-            await JSONResponse(ending, 503, {"Retry-After": "1", "Connection": "close"})(scope, receive, answer)
+            await JSONResponse(ending, 503, {"Retry-After": "1", "Connection": "close"})(scope, receive, send_wrapper)
         except Exception:
             log.exception("the service failed at this request")
             if begun:
                 raise
             told = JSONResponse({"detail": "the service failed at this request; its log says why"}, 500)
-            await told(scope, receive, answer)
+            await told(scope, receive, send_wrapper)
         finally:
-            self.note(scope, status, (perf_counter() if ended is None else ended) - started)
+            self.record(scope, status, (perf_counter() if ended is None else ended) - started)
             request_id.reset(token)
 
-    def note(self, scope: Scope, status: int, seconds: float) -> None:
+    def record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"  # as declared, so that labels stay few
         self.metrics.requests.labels(route, status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         if route in QUIET and status < 400:
             return
         fields = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 4)}
-        fields |= scope.get("state", {}).get("noted", {})
+        fields |= scope.get("state", {}).get("log_fields", {})
         level = logging.ERROR if status >= 500 and status != 503 else logging.WARNING if status == 503 else logging.INFO
         log.log(level, "request", extra={"fields": fields})
 
 
-async def swallow(receive: Receive) -> None:
-    """Take in what is left of a body, up to SPARED bytes and for PATIENCE at most."""
-    taken = 0
+async def drain_body(receive: Receive) -> None:
+    """Read and discard the rest of a body, up to MAX_DRAINED bytes and for DRAIN_TIMEOUT seconds at most."""
+    drained = 0
     with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            while taken < SPARED and (message := await receive()).get("more_body", False):
-                taken += len(message["body"])
+        async with asyncio.timeout(DRAIN_TIMEOUT):
+            while drained < MAX_DRAINED and (message := await receive()).get("more_body", False):
+                drained += len(message["body"])

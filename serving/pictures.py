@@ -76,7 +76,7 @@ def check_together(files: Sequence[bytes], max_pixels: int) -> None:
 
 def checked_header(data: bytes, where: str, max_pixels: int) -> Header:
     """Read the header; raises Refusal where there is none, or where what it claims would take for ever."""
-    if not is_short(data):
+    if not has_few_parts(data):
         raise damaged(where)
     header = read_header(data, where, max_pixels)
     if header.pixels > max_pixels:
@@ -87,14 +87,14 @@ def checked_header(data: bytes, where: str, max_pixels: int) -> Header:
 
 
 def pixels_decoded(data: bytes, header: Header, size: int) -> int:
-    """Give the pixels that are in memory at a time: of a JPEG in one scan, as cameras write them, a part is enough."""
+    """Give the pixels that decoding holds in memory: fewer than all for a JPEG in one scan, as cameras write them."""
     if data.startswith(_JPEG) and header.mode in ("RGB", "L") and is_in_one_scan(data):
         return header.pixels // reduction(header.width, header.height, size) ** 2
     return header.pixels
 
 
 def effort(data: bytes, pixels: int) -> float:
-    """Give the pixels to be decoded; those of a JPEG's scan take a small part of the time of other formats' pixels."""
+    """Give the work of decoding, in pixels; a pixel in a scan of a JPEG takes a PASSES-th of one in another format."""
     if not data.startswith(_JPEG):
         return pixels
     number = scans(data)
@@ -121,7 +121,7 @@ def read_header(data: bytes, where: str, max_pixels: int) -> Header:
         raise damaged(where) from None
 
 
-def is_short(data: bytes) -> bool:
+def has_few_parts(data: bytes) -> bool:
     """Whether a JPEG or PNG has a sane number of parts; each costs its reader time, and a hostile file has millions."""
     if data.startswith(_JPEG):
         return has_few_segments(data)
@@ -150,7 +150,7 @@ def has_few_segments(data: bytes) -> bool:
 
 
 def scans(data: bytes) -> int:
-    """Count a JPEG's scans; of one with too many markers, as many as that."""
+    """Count a JPEG's scans; with MARKERS markers or more, it counts as having MARKERS."""
     found = [marker for marker, _ in islice(markers(data), MARKERS)]
     return found.count(_SCAN) if len(found) < MARKERS else MARKERS
 
@@ -170,9 +170,9 @@ def is_in_one_scan(data: bytes) -> bool:
 
 
 def markers(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Go through a JPEG's markers, each with where what it says begins (ITU-T T.81, B.1.1).
+    """Go through a JPEG's markers, each with the place at which its segment's length stands (ITU-T T.81, B.1.1).
 
-    Up to its end: what may follow, such as a phone's film, is no part of the picture.
+    It stops at the end of the picture: what may follow, such as a phone's film, is no part of it.
     """
     at = 2
     while (marker := _MARKER.search(data, at)) and marker[0] != _END:
@@ -195,7 +195,7 @@ def has_few_chunks(data: bytes) -> bool:
 
 
 def has_much_exif(kind: bytes, data: bytes, at: int, length: int) -> bool:
-    """Whether Pillow takes more than METADATA bytes for Exif in the chunk of a PNG that is there."""
+    """Whether a PNG's chunk, of `length` bytes at `at`, holds more than METADATA bytes that Pillow takes for Exif."""
     if kind == b"eXIf":
         return length > METADATA
     if kind not in (b"iTXt", b"tEXt", b"zTXt"):

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with a bound on what a request holds beside its body, and without other protocols."""
+"""uvicorn's HTTP/1 protocol, with a limit on what a request has beside its body, and no upgrade to another."""
 
 import json
 from http import HTTPStatus
@@ -6,11 +6,11 @@ from http import HTTPStatus
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD = 64 * 1024  # bytes of request line and headers
+MAX_HEAD = 64 * 1024  # bytes of request line and headers
 
 
 def refusal(status: HTTPStatus, detail: str) -> bytes:
-    """An answer that ends the connection, for what does not get as far as the application."""
+    """A response that closes the connection, for requests that do not reach the application."""
     body = json.dumps({"detail": detail})
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -19,33 +19,33 @@ def refusal(status: HTTPStatus, detail: str) -> bytes:
 
 
 INVALID = refusal(HTTPStatus.BAD_REQUEST, "this is no HTTP request that the service understands")
-TOO_LARGE = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers may have {HEAD:,} bytes at most")
+TOO_LARGE = refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers may have {MAX_HEAD:,} bytes at most")
 
 
-class Bounded(HttpToolsProtocol):
-    """Ends a connection once HEAD bytes more have come, and neither the end of the headers nor any of a body.
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Closes a connection once MAX_HEAD bytes have come in a row with neither the end of the headers nor any of a body.
 
     Speaks HTTP/1 alone: an Upgrade, be it to HTTP/2 or to WebSocket, is ignored (RFC 9110, 7.8).
     """
 
-    loose = 0  # bytes since then
+    pending = 0  # bytes since the last of these
 
     def data_received(self, data: bytes) -> None:
-        self.loose += len(data)
+        self.pending += len(data)
         self._unset_keepalive_if_required()
         try:
             self.parse(memoryview(data))
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.refuse(INVALID)
-        if self.loose > HEAD:
+        if self.pending > MAX_HEAD:
             self.logger.warning("HTTP request with too large a head received.")
             self.refuse(TOO_LARGE)
 
     def parse(self, data: memoryview) -> None:
-        """Feed the parser; where it stops at a head with an Upgrade, feed it that head without, and then the rest.
+        """Feed the parser; where it stops at a head with an Upgrade, feed that head again without it, then the rest.
 
-        It takes what follows such a head for another protocol's, though it may be the request's body. Raises
+        By itself it would leave all that follows to the other protocol, though it may be the request's body. Raises
         HttpParserError.
         """
         while data:
@@ -68,7 +68,7 @@ class Bounded(HttpToolsProtocol):
         return b"\r\n".join([self.parser.get_method() + b" " + self.url + b" HTTP/" + version, *headers, b"", b""])
 
     def refuse(self, answer: bytes) -> None:
-        """Close the connection, and say why unless that would fall into another answer, or before it."""
+        """Close the connection; say why, unless another response is under way, or due before this one."""
         if self.transport.is_closing():
             return
         begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
@@ -77,15 +77,15 @@ class Bounded(HttpToolsProtocol):
         self.transport.close()
 
     def on_headers_complete(self) -> None:
-        self.loose = 0
+        self.pending = 0
         if not self.parser.should_upgrade():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self.loose = 0
+        self.pending = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.loose = 0
+        self.pending = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()

@@ -15,7 +15,7 @@ HELD = 8  # requests of the largest size that may be in memory at once, until th
 
 
 @dataclass(eq=False)
-class Arriving:
+class Upload:
     """A request that is being read."""
 
     deadline: asyncio.Timeout
@@ -33,7 +33,7 @@ class Uploads:
     def __init__(self, max_bytes: int, max_files: int, seconds: float) -> None:
         self.max_bytes, self.max_files, self.seconds = max_bytes, max_files, seconds
         self.held = 0  # bytes
-        self.arriving: list[Arriving] = []  # the oldest first
+        self.arriving: list[Upload] = []  # the oldest first
 
     @asynccontextmanager
     async def files(self, request: Request) -> AsyncIterator[list[bytes]]:
@@ -45,7 +45,7 @@ class Uploads:
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self.too_large()
-        upload = Arriving(asyncio.timeout(self.seconds))
+        upload = Upload(asyncio.timeout(self.seconds))
         try:
             self.arriving.append(upload)
             try:
@@ -73,8 +73,8 @@ class Uploads:
             self.held -= upload.size
             form.files.clear()  # form and parser hold each other until they are collected
 
-    def make_room(self, upload: Arriving, size: int) -> None:
-        """Give up the oldest until there is room for `size` bytes more of `upload`; raises Refusal where that is it."""
+    def make_room(self, upload: Upload, size: int) -> None:
+        """Give up the oldest until `size` bytes more of this upload have room; raises Refusal if it is the oldest."""
         while self.held + size > HELD * self.max_bytes:
             oldest = next((each for each in self.arriving if not each.deadline.expired()), upload)
             if oldest is upload:
@@ -82,7 +82,7 @@ class Uploads:
             self.arriving.remove(oldest)
             self.held -= oldest.size
             oldest.size, oldest.given_up = 0, True
-            oldest.deadline.reschedule(0)  # that is now
+            oldest.deadline.reschedule(0)  # long past: it ends at once
 
     def too_large(self) -> Refusal:
         return Refusal(
@@ -91,7 +91,7 @@ class Uploads:
 
 
 def boundary(request: Request) -> bytes:
-    """What separates the parts of the form that the request holds; raises Refusal where it holds none."""
+    """The boundary between the parts of a request's form; raises Refusal where it has no form."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Refusal(415, "type", "send images as files of a form (multipart/form-data)")

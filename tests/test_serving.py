@@ -32,12 +32,12 @@ from petals.drift import Reference
 from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
-from serving import served
+from serving import loading
 from serving.app import create_app
+from serving.loading import LoadedModel, ModelReloader
 from serving.metrics import Metrics
 from serving.pictures import Large, read
 from serving.refusals import Refusal
-from serving.served import Served, Shelf
 from serving.settings import Settings
 from serving.window import STEP, Window
 
@@ -257,7 +257,7 @@ def test_an_image_that_memory_does_not_suffice_for_spoils_no_other_of_its_batch(
         raise MemoryError
 
     sound = pixels([JPEG])[0]
-    first, second, third = Served(model, 50).run([lambda _: sound, greedy, lambda _: sound])
+    first, second, third = LoadedModel(model, 50).run([lambda _: sound, greedy, lambda _: sound])
     assert isinstance(second, MemoryError)
     np.testing.assert_array_equal(first.probabilities, third.probabilities)
 
@@ -531,7 +531,7 @@ def test_sigterm_answers_what_has_begun(model):
         assert service.process.wait(PATIENCE) == 0
 
 
-def test_another_model_is_taken_up_while_requests_go_on(model, tmp_path):
+def test_another_model_is_loaded_while_requests_go_on(model, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(model.read_bytes())
     another, spoilt = write_model(tmp_path / "another.onnx", 2), write_model(tmp_path / "spoilt.onnx", 3, spoilt=True)
@@ -549,7 +549,7 @@ def test_another_model_is_taken_up_while_requests_go_on(model, tmp_path):
         asking.start()
         try:
             another.replace(path)
-            service.logged(lambda line: line["message"] == "model taken up")
+            service.logged(lambda line: line["message"] == "model loaded")
             path.write_bytes(b"not a model")
             service.logged(lambda line: "former one serves on" in line["message"])
             spoilt.replace(path)
@@ -563,11 +563,11 @@ def test_another_model_is_taken_up_while_requests_go_on(model, tmp_path):
         assert set(versions) == {first, told["sha256"]} and versions == sorted(versions, key=lambda each: each != first)
         assert told["version"] is None and told["sha256"] != first
         metrics = service.metrics()
-        assert metrics["petals_model_loads_total{taken up}"] == 1
+        assert metrics["petals_model_loads_total{loaded}"] == 1
         assert metrics["petals_model_loads_total{refused}"] >= 2
 
 
-def test_a_file_that_is_replaced_while_it_is_taken_up_is_taken_up_next(model, tmp_path, monkeypatch):
+def test_a_file_that_is_replaced_while_it_is_loaded_is_loaded_next(model, tmp_path, monkeypatch):
     path, another = tmp_path / "model.onnx", tmp_path / "another.onnx"
     path.write_bytes(model.read_bytes())
     write_model(another, 2)
@@ -579,16 +579,16 @@ def test_a_file_that_is_replaced_while_it_is_taken_up_is_taken_up_next(model, tm
             another.replace(path)
         return opened(path, **options)
 
-    monkeypatch.setattr("serving.served.Model.open", replaced)
-    monkeypatch.setattr("serving.served.POLL", 0.01)
+    monkeypatch.setattr("serving.loading.Model.open", replaced)
+    monkeypatch.setattr("serving.loading.POLL", 0.01)
 
     async def main() -> None:
         done = asyncio.Event()
-        shelf = Shelf(path, 50, lambda well: done.set())
-        watching = asyncio.create_task(shelf.watch())
+        reloader = ModelReloader(path, 50, lambda loaded: done.set())
+        watching = asyncio.create_task(reloader.watch())
         await asyncio.wait_for(done.wait(), PATIENCE)
         watching.cancel()
-        assert shelf.current.sha256 == expected
+        assert reloader.current.sha256 == expected
 
     asyncio.run(main())
 
@@ -599,7 +599,7 @@ def test_a_reference_of_other_classes_is_refused(model, tmp_path):
     held.value = Reference.of(np.full((60, 2), 0.5), np.random.default_rng(0).normal(size=(60, 3))).to_json()
     onnx.save(graph, path)
     with pytest.raises(PetalsError, match="reference for drift has other classes"):
-        Served(path, 50)
+        LoadedModel(path, 50)
 
 
 @pytest.mark.parametrize(
@@ -611,13 +611,13 @@ def test_a_reference_of_other_classes_is_refused(model, tmp_path):
         ("check", lambda told: []),
     ],
 )
-def test_a_model_is_not_taken_up_where_its_requests_would_fail(model, tmp_path, text, change):
+def test_a_model_is_not_loaded_where_its_requests_would_fail(model, tmp_path, text, change):
     graph, path = onnx.load(model), tmp_path / "model.onnx"
     (held,) = [each for each in graph.metadata_props if each.key == text]
     held.value = json.dumps(change(json.loads(held.value)))
     onnx.save(graph, path)
     with pytest.raises(PetalsError, match="run dvc repro") as refused:
-        Served(path, 50)
+        LoadedModel(path, 50)
     assert "\n" not in str(refused.value)
 
 
@@ -709,20 +709,20 @@ def test_the_image_without_torch_has_the_versions_that_were_tested():
     assert not [each for each in needed if each.startswith("torch")]
 
 
-def watched(shelf: Shelf, looks: int, monkeypatch) -> None:
-    """Let `shelf` look at its file that many times."""
-    monkeypatch.setattr(served, "POLL", 0.001)
+def watched(reloader: ModelReloader, looks: int, monkeypatch) -> None:
+    """Let `reloader` look at its file that many times."""
+    monkeypatch.setattr(loading, "POLL", 0.001)
 
     async def main() -> None:
-        done, left, stamp = asyncio.Event(), iter(range(looks, 0, -1)), served.stamp
+        done, left, stamp = asyncio.Event(), iter(range(looks, 0, -1)), loading.stamp
 
         def counted(path: Path) -> object:
             if next(left, 0) <= 1:
                 done.set()
             return stamp(path)
 
-        monkeypatch.setattr(served, "stamp", counted)
-        watching = asyncio.create_task(shelf.watch())
+        monkeypatch.setattr(loading, "stamp", counted)
+        watching = asyncio.create_task(reloader.watch())
         await asyncio.wait_for(done.wait(), PATIENCE)
         watching.cancel()
 
@@ -730,47 +730,47 @@ def watched(shelf: Shelf, looks: int, monkeypatch) -> None:
 
 
 @pytest.fixture
-def shelf(model, tmp_path) -> tuple[Shelf, list[bool]]:
-    """A shelf whose file may change, and its attempts to take another up."""
+def reloader(model, tmp_path) -> tuple[ModelReloader, list[bool]]:
+    """A reloader whose file may change, and what has become of its attempts to load another."""
     (tmp_path / "model.onnx").write_bytes(model.read_bytes())
     attempts: list[bool] = []
-    return Shelf(tmp_path / "model.onnx", 50, attempts.append), attempts
+    return ModelReloader(tmp_path / "model.onnx", 50, attempts.append), attempts
 
 
-def test_a_file_that_cannot_serve_is_looked_at_once(shelf, monkeypatch):
-    shelf, attempts = shelf
-    shelf.path.write_bytes(b"not a model")
-    watched(shelf, 8, monkeypatch)
+def test_a_file_that_cannot_serve_is_looked_at_once(reloader, monkeypatch):
+    reloader, attempts = reloader
+    reloader.path.write_bytes(b"not a model")
+    watched(reloader, 8, monkeypatch)
     assert attempts == [False]
 
 
-def test_a_sighup_for_the_same_file_changes_nothing(shelf, monkeypatch):
-    shelf, attempts = shelf
-    current = shelf.current
-    shelf.asked.set()
-    watched(shelf, 4, monkeypatch)
-    assert attempts == [] and not shelf.replaced and shelf.current is current
+def test_a_sighup_for_the_same_file_changes_nothing(reloader, monkeypatch):
+    reloader, attempts = reloader
+    current = reloader.current
+    reloader.reload_requested.set()
+    watched(reloader, 4, monkeypatch)
+    assert attempts == [] and not reloader.replaced and reloader.current is current
 
 
-def test_a_file_is_not_read_while_it_is_written(shelf, monkeypatch):
-    shelf, _ = shelf
-    stamps, taken = iter(range(6)), []
+def test_a_file_is_not_read_while_it_is_written(reloader, monkeypatch):
+    reloader, _ = reloader
+    stamps, reloads = iter(range(6)), []
 
-    async def take_up() -> None:
-        taken.append(next(stamps, "settled"))
+    async def reload() -> None:
+        reloads.append(next(stamps, "settled"))
 
-    monkeypatch.setattr(served, "stamp", lambda path: next(stamps, 5))
-    shelf.take_up = take_up
-    watched(shelf, 9, monkeypatch)
-    assert taken == ["settled"]
+    monkeypatch.setattr(loading, "stamp", lambda path: next(stamps, 5))
+    reloader.reload = reload
+    watched(reloader, 9, monkeypatch)
+    assert reloads == ["settled"]
 
 
-def test_the_model_that_serves_is_in_the_metrics_once_it_is_taken_up(model, tmp_path):
+def test_the_model_that_serves_is_in_the_metrics_once_it_is_loaded(model, tmp_path):
     path, another = tmp_path / "model.onnx", write_model(tmp_path / "another.onnx", 2)
     path.write_bytes(model.read_bytes())
     with serving(path, "--version", "v1", "--revision", "abc") as service:
         another.replace(path)
-        service.logged(lambda line: line["message"] == "model taken up")
+        service.logged(lambda line: line["message"] == "model loaded")
         told = service.get("/model").json()
         assert told["version"] is None and told["revision"] is None
         info = [name for name in service.metrics() if name.startswith("petals_model_info")]
@@ -836,7 +836,7 @@ def test_counters_begin_at_zero_so_that_an_increase_is_seen():
     value = Metrics().registry.get_sample_value
     for name, label, names in (
         ("petals_refused_total", "reason", ("busy", "late")),
-        ("petals_model_loads_total", "outcome", ("taken up", "refused")),
+        ("petals_model_loads_total", "outcome", ("loaded", "refused")),
     ):
         assert [value(name, {label: each}) for each in names] == [0, 0]
 

@@ -14,17 +14,17 @@ from serving.refusals import Refusal
 
 
 class Slow:
-    """A model that holds each batch until it is let go; an item is a number, and its answer is that number."""
+    """A model that holds each batch until it is let go; numbers stand for decoders, and each is its own answer."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.go, self.begun = threading.Event(), threading.Event()
 
-    def run(self, items: list[int]) -> list[np.ndarray | Exception]:
-        self.batches.append(items)
+    def run(self, numbers: list[int]) -> list[np.ndarray | Exception]:
+        self.batches.append(numbers)
         self.begun.set()
         assert self.go.wait(60)
-        return [Refusal(422, "damaged", "no") if item < 0 else np.array([item]) for item in items]
+        return [Refusal(422, "damaged", "no") if number < 0 else np.array([number]) for number in numbers]
 
 
 def run(test: Callable[..., Awaitable[None]], **options: object) -> None:
@@ -39,20 +39,20 @@ def run(test: Callable[..., Awaitable[None]], **options: object) -> None:
     asyncio.run(main())
 
 
-def asked(batcher: Batcher, model: Slow, items: list[int]) -> list[asyncio.Task]:
-    return [asyncio.create_task(batcher.ask(model, item)) for item in items]
+def submit(batcher: Batcher, model: Slow, numbers: list[int]) -> list[asyncio.Task]:
+    return [asyncio.create_task(batcher.submit(model, number)) for number in numbers]
 
 
-async def held(batcher: Batcher, model: Slow, item: int) -> asyncio.Task:
-    """Ask about one item, and wait until the model has it."""
-    (task,) = asked(batcher, model, [item])
+async def held(batcher: Batcher, model: Slow, number: int) -> asyncio.Task:
+    """Submit one image, and wait until the model has it."""
+    (task,) = submit(batcher, model, [number])
     await asyncio.to_thread(model.begun.wait, 60)
     return task
 
 
 def test_what_waits_goes_together_and_each_gets_its_own_answer():
     async def test(batcher: Batcher, model: Slow) -> None:
-        tasks = [await held(batcher, model, 1), *asked(batcher, model, [2, 3, -4, 5, 6])]
+        tasks = [await held(batcher, model, 1), *submit(batcher, model, [2, 3, -4, 5, 6])]
         await asyncio.sleep(0)
         model.go.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,7 +65,7 @@ def test_what_waits_goes_together_and_each_gets_its_own_answer():
 def test_while_requests_arrive_a_batch_waits_for_them():
     async def test(batcher: Batcher, model: Slow) -> None:
         model.go.set()
-        await asyncio.gather(*asked(batcher, model, [1, 2, 3, 4]))
+        await asyncio.gather(*submit(batcher, model, [1, 2, 3, 4]))
         assert model.batches == [[1, 2, 3, 4]]
 
     run(test, arriving=lambda: True, wait=60)  # that is not waited for: the batch is full
@@ -74,15 +74,15 @@ def test_while_requests_arrive_a_batch_waits_for_them():
 def test_though_not_for_long():
     async def test(batcher: Batcher, model: Slow) -> None:
         model.go.set()
-        await asyncio.gather(*asked(batcher, model, [1, 2, 3]))
-        assert [item for batch in model.batches for item in batch] == [1, 2, 3]
+        await asyncio.gather(*submit(batcher, model, [1, 2, 3]))
+        assert [number for batch in model.batches for number in batch] == [1, 2, 3]
 
     run(test, arriving=lambda: True)
 
 
 def test_idle_threads_share_what_waits():
     async def test(batcher: Batcher, model: Slow) -> None:
-        tasks = asked(batcher, model, [1, 2, 3, 4])
+        tasks = submit(batcher, model, [1, 2, 3, 4])
         await asyncio.to_thread(model.begun.wait, 60)
         model.go.set()
         await asyncio.gather(*tasks)
@@ -107,12 +107,12 @@ def test_room_is_bounded_and_given_back():
 def test_images_that_nobody_waits_for_do_not_reach_the_model():
     async def test(batcher: Batcher, model: Slow) -> None:
         first = await held(batcher, model, 1)
-        given_up, last = asked(batcher, model, [2, 3])
+        given_up, last = submit(batcher, model, [2, 3])
         await asyncio.sleep(0)
         given_up.cancel()
         first.cancel()  # inside the model already
         await asyncio.sleep(0)
-        assert [each.item for each in batcher.queue] == [3]
+        assert [each.decoder for each in batcher.queue] == [3]
         model.go.set()
         assert int((await last)[0]) == 3
         assert model.batches == [[1], [3]] and given_up.cancelled() and first.cancelled()
@@ -122,15 +122,15 @@ def test_images_that_nobody_waits_for_do_not_reach_the_model():
 
 def test_a_thread_that_is_idle_holds_no_image():
     class Sees(Slow):
-        def run(self, items: list[Callable]) -> list[np.ndarray | Exception]:
-            return [np.array([1])] * len(items)
+        def run(self, decoders: list[Callable]) -> list[np.ndarray | Exception]:
+            return [np.array([1])] * len(decoders)
 
     async def test(batcher: Batcher, _: Slow) -> None:
-        def item() -> None: ...
+        def decoder() -> None: ...
 
-        image = weakref.ref(item)
-        await batcher.ask(Sees(), item)
-        del item
+        image = weakref.ref(decoder)
+        await batcher.submit(Sees(), decoder)
+        del decoder
         while not batcher.idle:
             await asyncio.sleep(0)
         assert image() is None
@@ -143,7 +143,7 @@ def test_images_for_different_models_do_not_mix():
         other = Slow()
         other.go.set()
         first = await held(batcher, model, 1)
-        tasks = [first, *asked(batcher, model, [2]), *asked(batcher, other, [3]), *asked(batcher, model, [4])]
+        tasks = [first, *submit(batcher, model, [2]), *submit(batcher, other, [3]), *submit(batcher, model, [4])]
         await asyncio.sleep(0)
         model.go.set()
         await asyncio.gather(*tasks)
@@ -172,12 +172,12 @@ def test_a_batch_that_takes_for_ever_does_not_keep_the_service_from_its_end(monk
 
 def test_a_model_that_fails_fails_its_batch_alone():
     class Broken(Slow):
-        def run(self, items: list[int]) -> list[np.ndarray | Exception]:
+        def run(self, numbers: list[int]) -> list[np.ndarray | Exception]:
             raise RuntimeError("out of order")
 
     async def test(batcher: Batcher, model: Slow) -> None:
         model.go.set()
-        failed, answered = asked(batcher, Broken(), [1]), asked(batcher, model, [2])
+        failed, answered = submit(batcher, Broken(), [1]), submit(batcher, model, [2])
         results = await asyncio.gather(*failed, *answered, return_exceptions=True)
         assert isinstance(results[0], RuntimeError) and int(results[1][0]) == 2
 

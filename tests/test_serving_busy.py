@@ -19,7 +19,7 @@ from serving import middleware
 from serving.app import create_app
 from serving.logs import JsonLines
 from serving.settings import Settings
-from serving.uploads import HELD, Arriving, Uploads
+from serving.uploads import HELD, Upload, Uploads
 
 BODY = Request.post(pictures(5000, 1)[0][0]).data.split(b"\r\n\r\n", 1)[1]
 
@@ -84,7 +84,7 @@ def test_a_full_queue_is_said_so_and_the_service_is_not_ready(app):
 
 def test_a_fault_of_the_service_is_answered_and_can_be_found_in_the_log(app, caplog, monkeypatch):
     caplog.handler.setFormatter(JsonLines())
-    monkeypatch.setattr(app.state.service.served.model, "run", lambda _: 1 / 0)
+    monkeypatch.setattr(app.state.service.model.model, "run", lambda _: 1 / 0)
     status, headers, told = asyncio.run(call(app, "POST", "/predict", BODY))
     assert status == 500 and "its log says why" in told["detail"]
     assert headers[b"x-content-type-options"] == b"nosniff"
@@ -126,15 +126,15 @@ def test_a_form_that_has_stalled_makes_room_for_another(app):
     assert uploads.held == 0 and not uploads.arriving
 
 
-def test_what_is_swallowed_after_an_answer_is_not_counted_as_its_time(app, monkeypatch):
+def test_a_body_that_is_drained_after_an_answer_is_not_counted_as_its_time(app, monkeypatch):
     clock = 0.0
 
-    async def swallow(_) -> None:
+    async def drained(_) -> None:
         nonlocal clock
         clock += 2
 
     monkeypatch.setattr("serving.middleware.perf_counter", lambda: clock)
-    monkeypatch.setattr("serving.middleware.swallow", swallow)
+    monkeypatch.setattr("serving.middleware.drain_body", drained)
     assert asyncio.run(call(app, "POST", "/predict", more=True, length=10**9))[0] == 413
     assert clock == 2
     value = app.state.service.metrics.registry.get_sample_value
@@ -147,16 +147,16 @@ def while_the_model_is_at_work(app, client_goes: bool) -> tuple:
     service = app.state.service
 
     async def main() -> tuple:
-        loop, gone, go, run = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), service.served.run
+        loop, gone, go, run = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), service.model.run
 
-        def slow(items: list) -> list:
+        def slow(decoders: list) -> list:
             assert service.uploads.held == len(BODY)  # until it is answered
             if client_goes:
                 loop.call_soon_threadsafe(gone.set)
             assert go.wait(60)
-            return run(items)
+            return run(decoders)
 
-        service.served.run = slow
+        service.model.run = slow
         try:
             return await call(app, "POST", "/predict", BODY, gone)
         finally:
@@ -251,7 +251,8 @@ def test_of_a_client_that_goes_away_nothing_waits_for_its_turn(traced, turn):
         gone, executor = asyncio.Event(), ThreadPoolExecutor(1)
         asyncio.get_running_loop().set_default_executor(executor)
         if turn == "of the model":
-            held, waits = asyncio.create_task(service.batcher.ask(service.served, hold)), service.batcher.queue.__len__
+            held = asyncio.create_task(service.batcher.submit(service.model, hold))
+            waits = service.batcher.queue.__len__
         else:
             executor = service.large if turn == "of large ones" else executor
             held, waits = asyncio.wrap_future(executor.submit(hold)), executor._work_queue.qsize
@@ -286,16 +287,16 @@ def test_no_more_of_an_unwanted_body_is_taken_in_than_is_said():
         taken.append(2**20)
         return {"type": "http.request", "body": bytes(2**20), "more_body": True}
 
-    asyncio.run(middleware.swallow(receive))
-    assert sum(taken) == middleware.SPARED
+    asyncio.run(middleware.drain_body(receive))
+    assert sum(taken) == middleware.MAX_DRAINED
 
 
 def test_room_is_made_by_the_oldest_that_is_not_over_already():
-    def arriving(size: int, over: bool) -> Arriving:
+    def arriving(size: int, over: bool) -> Upload:
         def reschedule(when: float) -> None:
             assert not over, "asyncio.Timeout would raise"
 
-        return Arriving(SimpleNamespace(expired=lambda: over, reschedule=reschedule), size)
+        return Upload(SimpleNamespace(expired=lambda: over, reschedule=reschedule), size)
 
     uploads = Uploads(10, 1, 1.0)
     over, stalled, fresh = uploads.arriving = [arriving(40, True), arriving(40, False), arriving(0, False)]

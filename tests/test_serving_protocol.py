@@ -7,7 +7,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from serving.protocol import HEAD, INVALID, TOO_LARGE, Bounded
+from serving.protocol import INVALID, MAX_HEAD, TOO_LARGE, BoundedHttpProtocol
 
 BODY = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -55,7 +55,7 @@ def asked(*parts: bytes) -> tuple[list[tuple[str, str, bytes]], Wire]:
 
     async def main() -> Wire:
         config = Config(app, log_config=None, access_log=False, ws="none", lifespan="off")
-        protocol, wire = Bounded(config, ServerState(), {}), Wire()
+        protocol, wire = BoundedHttpProtocol(config, ServerState(), {}), Wire()
         protocol.connection_made(wire)
         for part in parts:
             if not wire.closing:
@@ -119,8 +119,8 @@ def test_a_client_that_asks_for_a_tunnel_is_refused_and_nothing_more_of_it_is_re
     [
         ([b"what is this\r\n\r\n"], INVALID),
         ([request(b"Transfer-Encoding: chunked", body=b"no length\r\n")], INVALID),
-        ([NEXT[:-2], b"X: " + b"x" * HEAD], TOO_LARGE),
-        ([request(*UPGRADES["HTTP/2"], b"Transfer-Encoding: chunked"), b"1;" + b"x" * HEAD], TOO_LARGE),
+        ([NEXT[:-2], b"X: " + b"x" * MAX_HEAD], TOO_LARGE),
+        ([request(*UPGRADES["HTTP/2"], b"Transfer-Encoding: chunked"), b"1;" + b"x" * MAX_HEAD], TOO_LARGE),
     ],
 )
 def test_what_is_no_request_is_refused_in_one_line_of_json(parts, answer):

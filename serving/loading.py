@@ -1,4 +1,4 @@
-"""The model that answers at the moment, and how another takes its place."""
+"""The model that serves, and its replacement while the service runs."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ from serving.pictures import Large
 from serving.refusals import Refusal
 from serving.window import STEP, Window
 
-Item = Callable[[int], np.ndarray]  # makes an image, uint8 S × S × 3, of the side S that the model sees
+Decoder = Callable[[int], np.ndarray]  # takes the side S that the model sees, and gives the image, uint8 S × S × 3
 POLL = 0.5  # seconds between two looks at the file
 log = logging.getLogger("serving")
 
@@ -33,12 +33,12 @@ class Prediction(NamedTuple):
     features: np.ndarray
 
 
-class Served:
-    """A model that has answered its own check rightly, and the window of what it has told clients since."""
+class LoadedModel:
+    """A model that has passed its own check, and the window of its latest predictions."""
 
     def __init__(self, path: Path, window: int) -> None:
         """Raises PetalsError, in one line, where the file is no exported model or fails its check."""
-        self.sha256 = digest(path)  # before it is opened: what replaces it in between is taken up next, as another
+        self.sha256 = digest(path)  # before it is opened: a file that replaces it in between is loaded next
         self.model = Model.open(path, threads=1)
         self.classes, self.image_size = self.model.classes, self.model.image_size
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -56,7 +56,7 @@ class Served:
             raise PetalsError(f"{path}: it cannot answer as a service ({said}); run dvc repro export") from None
 
     def rehearse(self, image: np.ndarray) -> None:
-        """Do once what requests will ask for, with an image, uint8 H × W × 3, that counts for nothing."""
+        """Do once all that requests will need, with an image, uint8 H × W × 3, that is not counted."""
         [prediction] = self.run([lambda size: square(image, size)])
         window = Window(self.window.reference, STEP)
         window.add([prediction] * STEP)
@@ -76,16 +76,16 @@ class Served:
             classes=self.classes,
         )
 
-    def run(self, items: Sequence[Item]) -> list[Prediction | Exception]:
-        """Decode what is not decoded yet, and ask about all of it at once.
+    def run(self, decoders: Sequence[Decoder]) -> list[Prediction | Exception]:
+        """Decode images, and run the model on all of them together.
 
-        Gives for each item what the model says, or what was wrong with it: Refusal, Large, or MemoryError, which is no
-        fault of those beside it.
+        Gives for each its prediction, or the exception that its decoder raised: Refusal, Large, or MemoryError, so
+        that one image spoils none beside it.
         """
         results: list[np.ndarray | Prediction | Exception] = []
-        for item in items:
+        for decode in decoders:
             try:
-                results.append(item(self.image_size))
+                results.append(decode(self.image_size))
             except (Refusal, Large, MemoryError) as error:
                 error.__context__ = None  # it holds this frame, as the traceback does, and so the error itself
                 results.append(error.with_traceback(None))
@@ -97,53 +97,53 @@ class Served:
         return results
 
 
-class Shelf:
-    """Holds the model that serves, and takes up another when its file changes or when it is asked to.
+class ModelReloader:
+    """Holds the model that serves, and loads it anew when its file changes or a reload is requested.
 
-    Requests keep the model they began with, so none is dropped. A file that fails its check is left alone until
-    it changes again.
+    Requests keep the model they began with, so none is dropped. A file that fails its check is not tried again by
+    itself until it changes.
     """
 
-    def __init__(self, path: Path, window: int, taken_up: Callable[[bool], None]) -> None:
+    def __init__(self, path: Path, window: int, on_reload: Callable[[bool], None]) -> None:
         self.path, self.window = path, window
         self.seen = stamp(path)  # before it is read
-        self.current = Served(path, window)
+        self.current = LoadedModel(path, window)
         self.replaced = False
-        self.taken_up = taken_up  # called with True or False after each attempt
-        self.asked = asyncio.Event()
+        self.on_reload = on_reload  # called with True for a new model, and False for a file that is refused
+        self.reload_requested = asyncio.Event()
 
     async def watch(self) -> None:
-        """Look at the file for ever."""
+        """Reload the model whenever that is due, for ever."""
         before = self.seen
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.asked.wait(), POLL)
+                await asyncio.wait_for(self.reload_requested.wait(), POLL)
             now = stamp(self.path)
             settled = now == before and now is not None  # not while it is being written
-            if self.asked.is_set() or (settled and now != self.seen):
-                self.asked.clear()
+            if self.reload_requested.is_set() or (settled and now != self.seen):
+                self.reload_requested.clear()
                 self.seen = now
-                await self.take_up()
+                await self.reload()
             before = now
 
-    async def take_up(self) -> None:
+    async def reload(self) -> None:
         try:
-            fresh = await asyncio.to_thread(Served, self.path, self.window)
+            fresh = await asyncio.to_thread(LoadedModel, self.path, self.window)
         except Exception as error:  # whatever is in that file, the service goes on
             said = str(error) if isinstance(error, PetalsError) else f"{self.path}: {error!r}"
-            log.error("model not taken up, the former one serves on: %s", said)
-            self.taken_up(False)
+            log.error("model not loaded, the former one serves on: %s", said)
+            self.on_reload(False)
             return
         if fresh.sha256 == self.current.sha256:
             log.info("the model file holds what is served already")
             return
         self.current, self.replaced = fresh, True
-        log.info("model taken up", extra={"fields": {"sha256": fresh.sha256}})
-        self.taken_up(True)
+        log.info("model loaded", extra={"fields": {"sha256": fresh.sha256}})
+        self.on_reload(True)
 
 
 def digest(path: Path) -> str:
-    """The file's SHA-256; of one that cannot be read, none: Model.open says why."""
+    """The file's SHA-256, or nothing where it cannot be read: Model.open then says why."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
