@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from petals import lockgate, machine
 from petals.commands import Command
 from petals.errors import PetalsError
+from petals.git import git
 from petals.isolation import dvc, isolate
 from petals.params import read_mapping
 
@@ -27,7 +27,7 @@ def verify(checkout: Path, clone: Path) -> bool:
     scores are the recorded ones within the tolerance.
     Raises PetalsError where HEAD cannot be run.
     """
-    run_git(checkout, "clone", "--quiet", "--no-hardlinks", str(checkout), str(clone))
+    git("clone", "--quiet", "--no-hardlinks", str(checkout), str(clone))
     environment = isolate(clone)
     recorded, scores = read_outs(clone), read_scores(clone)
     click.echo("this machine:")
@@ -55,17 +55,6 @@ def verify(checkout: Path, clone: Path) -> bool:
         )
         return False
     return compare_scores(scores, read_scores(clone))
-
-
-def run_git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise PetalsError("git is not installed; verify needs it to clone HEAD") from None
-    except subprocess.CalledProcessError as error:
-        reason = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
-        raise PetalsError(f"git {arguments[0]}: {reason}") from None
-    return done.stdout
 
 
 def read_outs(root: Path) -> dict[str, str]:
@@ -178,9 +167,9 @@ def main() -> None:
     machine can give; machine.json says which one dvc.lock was made on (make record writes it). Data that is
     not in git comes from this checkout's DVC cache, in the version of HEAD: dvc pull it first.
     """
-    checkout = Path(run_git(Path.cwd(), "rev-parse", "--show-toplevel").strip())
-    head = run_git(checkout, "rev-parse", "--short", "HEAD").strip()
-    if changes := run_git(checkout, "status", "--porcelain").splitlines():
+    checkout = Path(git("rev-parse", "--show-toplevel").strip())
+    head = git("rev-parse", "--short", "HEAD").strip()
+    if changes := git("status", "--porcelain").splitlines():
         click.echo(f"{len(changes)} files with uncommitted changes are left out: HEAD is what is verified")
     click.echo(f"verifying {head}")
     with tempfile.TemporaryDirectory(prefix="petals-verify-", ignore_cleanup_errors=True) as folder:

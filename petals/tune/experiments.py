@@ -24,6 +24,7 @@ from dvc.utils.serialize import ParseError
 
 from petals.errors import PetalsError
 from petals.files import STATE
+from petals.git import git
 from petals.params import read_mapping
 from petals.stopping import stop_stage
 from petals.tune.space import CURVES, Settings, Value, metric, same
@@ -213,13 +214,6 @@ class Experiments:
             return last_error((folder / f"{folder.name}.out").read_text(encoding="utf-8", errors="replace"))
         except (AttributeError, OSError):
             return f"it ended before a stage had begun; dvc queue logs {name} may know more"
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PetalsError(f"git {arguments[0]}: {last_error(done.stderr)}")
-    return done.stdout
 
 
 def override(knob: str, value: Value) -> str:
