@@ -13,6 +13,7 @@ from petals import lockgate, machine
 from petals.commands import Command
 from petals.errors import PetalsError
 from petals.git import git
+from petals.inputs import inputs
 from petals.isolation import dvc, isolate
 from petals.params import read_mapping
 
@@ -100,11 +101,8 @@ def bounds(name: str, recorded: float, images: float) -> tuple[float, float]:
 
 def fetch_data(checkout: Path, clone: Path, environment: dict[str, str]) -> None:
     """Take the data and weights of params.yaml from the checkout's DVC cache, where they are not in git itself."""
-    knobs = read_mapping(clone / "params.yaml")
-    inputs = [str(knobs.get("data", ""))]
-    if isinstance(knobs.get("pretrained"), str):
-        inputs.append(f"data/weights/{knobs['pretrained']}")
-    missing = [path for path in inputs if not (clone / path).exists()]
+    named = inputs(read_mapping(clone / "params.yaml")).values()
+    missing = [str(path) for path in named if not (clone / path).exists()]
     if not missing:
         return
     cache = dvc(checkout, dict(os.environ), "cache", "dir", capture_output=True)

@@ -25,6 +25,7 @@ from dvc.utils.serialize import ParseError
 from petals.errors import PetalsError
 from petals.files import STATE
 from petals.git import git
+from petals.inputs import dvc_files
 from petals.params import read_mapping
 from petals.stopping import stop_stage
 from petals.tune.space import CURVES, Settings, Value, metric, same
@@ -73,8 +74,7 @@ class Experiments:
         made = any(data.is_relative_to(out.def_path) for out in self.repo.index.outs)
         if made or data.is_absolute() or ".." in data.parts:
             return
-        around = [f"{each}.dvc" for each in (data, *data.parents)]
-        if not git("ls-files", "--", path, *around):
+        if not git("ls-files", "--", path, *map(str, dvc_files(data))):
             raise PetalsError(
                 f"data: {path} is neither in git nor in DVC, so no trial has it; dvc add {path}, and commit"
             )
