@@ -222,7 +222,7 @@ def contents(path: Path) -> dict[str, bytes]:
 @click.command(cls=Command)
 @click.option("--kills", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Random seed of the moments.")
-@click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
+@click.option("-S", "--set-param", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
               help="As for dvc exp run; repeatable.")  # fmt: skip
 def main(kills: int, seed: int, settings: dict[str, str]) -> None:
     """Kill the pipeline with SIGKILL at random moments over all stages, run dvc repro, compare every byte.
