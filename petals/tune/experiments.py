@@ -97,7 +97,7 @@ class Experiments:
         """Let `jobs` workers of DVC be there; each ends by itself when the queue has been empty for a while."""
         self.dvc("queue", "start", "--jobs", str(jobs))
 
-    def dvc(self, *arguments: str, unless: Callable[[], bool] = bool) -> None:
+    def dvc(self, *arguments: str, unless: Callable[[], bool] = lambda: False) -> None:
         """Run DVC, again and again while it is busy and `unless` does not hold; PetalsError where it fails."""
         command = [sys.executable, "-m", "dvc", *arguments]
         for attempt in range(20):
@@ -209,10 +209,10 @@ class Experiments:
 
     def error(self, name: str) -> str:
         """Why the experiment `name` failed: the line with which its stage ended."""
-        folder = self.records().get(name)
         try:
+            folder = self.records()[name]
             return last_error((folder / f"{folder.name}.out").read_text(encoding="utf-8", errors="replace"))
-        except (AttributeError, OSError):
+        except (KeyError, OSError):
             return f"it ended before a stage had begun; dvc queue logs {name} may know more"
 
 
