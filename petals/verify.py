@@ -31,15 +31,16 @@ def verify(checkout: Path, clone: Path) -> bool:
     git("clone", "--quiet", "--no-hardlinks", str(checkout), str(clone))
     environment = isolate(clone)
     recorded, scores = read_outs(clone), read_scores(clone)
+    here, kept = machine.description(clone), machine.read_record(clone)
     click.echo("this machine:")
-    for name, value in machine.description(clone).items():
+    for name, value in here.items():
         click.echo(f"  {name:<14}{value}")
     for difference in machine.compare(clone):
         click.echo(f"  ! {difference}")
     for problem in lockgate.problems(clone):
         click.echo(f"  ! dvc.lock of HEAD is behind: {problem}")
     fetch_data(checkout, clone, environment)
-    of_lock = machine.is_of_lock(clone)
+    of_lock = kept and kept.dvc_lock_md5 == machine.lock_hash(clone)
     (clone / "dvc.lock").unlink()  # in which DVC would leave what no stage makes any more
 
     if code := dvc(clone, environment, "repro", "--force", "--no-run-cache").returncode:
@@ -49,7 +50,7 @@ def verify(checkout: Path, clone: Path) -> bool:
     if made == recorded:
         click.echo(f"\nSame bytes: all {len(made)} outputs are those that dvc.lock of HEAD names.")
         return True
-    if machine.is_recorded(clone):
+    if kept and kept.fingerprint == here:
         click.echo(
             "\nNot the same bytes, though this is the kind of machine in machine.json: something is not repeatable"
             + ("." if of_lock else ", or dvc.lock has changed since and is of another machine.")
