@@ -19,12 +19,12 @@ import psutil
 
 from benchmarks.runs import given
 from benchmarks.workspace import make_workspace
+from petals import params
 from petals.commands import Command
 from petals.files import STATE
 from petals.isolation import dvc, isolate
-from petals.params import read_mapping
 
-STAGES = ("prepare", "augment", "train", "evaluate", "export")
+STAGES = tuple(params.STAGES)
 # When a kill strikes, in turn; a stage that writes no checkpoints is at its work instead.
 MOMENTS = ("working", "committing", "saving")
 VICTIMS = ("all", "all", "dvc", "stage")  # the whole process group, DVC alone (its stage lives on), the stage alone
@@ -205,7 +205,7 @@ def went_on_from(stage: str, output: str) -> str:
 
 def differences(reference: Path, root: Path) -> list[str]:
     """The outputs of the two workspaces that differ in a byte, or in dvc.lock."""
-    locks = [read_mapping(each / "dvc.lock")["stages"] for each in (reference, root)]
+    locks = [params.read_mapping(each / "dvc.lock")["stages"] for each in (reference, root)]
     outs = [{out["path"]: out for stage in lock.values() for out in stage["outs"]} for lock in locks]
     return [
         path for path in outs[0] | outs[1]
