@@ -14,6 +14,7 @@ from project import run
 
 from petals import machine
 from petals.errors import PetalsError
+from petals.git import git
 from petals.verify import bounds, compare_scores, main
 
 PIPELINE = """stages:
@@ -305,3 +306,9 @@ def test_weights_to_start_from_come_from_the_cache_of_the_checkout(checkout):
     commit()
     done = verify()
     assert done.exit_code == 0, done.output
+
+
+def test_a_git_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(PetalsError, match="git is not installed"):
+        git("status")
