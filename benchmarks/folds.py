@@ -96,8 +96,9 @@ def shrunk(record: Record, size: int) -> tuple[Record, np.ndarray]:
 def divide(labels: np.ndarray, groups: np.ndarray, folds: int) -> np.ndarray:
     """The fold of each image (int, N): what has one number in `groups` in one fold, each class over all of them.
 
-    Class by class, groups come in an order of chance, each to the fold that has the fewest images of its class, or of
-    all where these are as many. The class of a group is that of its first image.
+    `groups` (int, N) is as `groups_of` gives it: the number of a group is the row of one of its images. Class by class,
+    by that image's label in `labels` (int, N), groups come in an order of chance, each to the fold that has the fewest
+    images of its class, that of its first image, or of all where these are as many.
     """
     fold = np.empty(len(labels), int)
     here: Counter[tuple[int, int]] = Counter()

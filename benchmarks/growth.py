@@ -18,15 +18,15 @@ from benchmarks.lab import KEPT, command, environment, put_params
 from benchmarks.overhead import end
 from benchmarks.workspace import REPOSITORY, commit
 from petals.commands import Command
-from petals.files import remove, write_text
+from petals.dataset import SPLITS
+from petals.files import remove
 from petals.machine import description
 from petals.parallel import cores
 from petals.sample.dataset import class_counts
 from petals.sample.dataset import write as render
+from petals.tables import write_json
 
 PIXELS = 192
-STAGES = ("prepare", "augment", "train")
-SPLITS = ("train", "val", "test")
 TOLERANCE, MOST_MIB = 0.15, 600
 RUNS = {
     "prepare": [{}] * 3,  # of which the fastest counts: it takes seconds, and its disk has moods
@@ -166,15 +166,15 @@ def shares_of(context: click.Context, option: click.Parameter, text: str) -> lis
 
 
 def stages_of(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
-    if unknown := [each for each in text.split(",") if each not in STAGES]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(STAGES)}")
-    return tuple(each for each in STAGES if each in text.split(","))
+    if unknown := [each for each in text.split(",") if each not in RUNS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(RUNS)}")
+    return tuple(each for each in RUNS if each in text.split(","))
 
 
 @click.command(cls=Command)
 @click.option("--sizes", default="0.125,0.5,1", show_default=True, callback=shares_of,
               help="Of the competition's 23,847 images.")  # fmt: skip
-@click.option("--stages", default=",".join(STAGES), show_default=True, callback=stages_of,
+@click.option("--stages", default=",".join(RUNS), show_default=True, callback=stages_of,
               help="Each needs those before it.")  # fmt: skip
 def main(sizes: list[float], stages: tuple[str, ...]) -> None:
     """Run prepare, augment and minutes of train on rendered sets of 192 px, and print how time and memory grow.
@@ -192,7 +192,7 @@ def main(sizes: list[float], stages: tuple[str, ...]) -> None:
         name = f"{share:g} {key}"
         if name not in known or code.endswith("+"):
             known[name] = [asdict(run) for run in measure(share, stages)]
-            write_text(kept, json.dumps(known, indent=2) + "\n")
+            write_json(kept, known)
         runs += [Run(**each) for each in known[name]]
     click.echo("| stage | images | seconds | MiB |\n|---|---|---|---|")
     for run in sorted(runs, key=lambda run: (stages.index(run.stage), run.images)):

@@ -10,10 +10,11 @@ import click
 
 from benchmarks.lab import command, environment, pipeline_folder
 from benchmarks.workspace import REPOSITORY
+from petals import params
 from petals.commands import Command
 from petals.files import STATE
 
-STAGES = ("prepare", "augment", "train", "evaluate", "export")
+STAGES = tuple(params.STAGES)
 
 
 @click.command(cls=Command)

@@ -32,7 +32,7 @@ def recipe_options(command: Callable) -> Callable:
     """The options that say which recipe, and how many of its runs go beside one another."""
     jobs = click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Runs at once.")
     knobs = click.option(
-        "-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=_scored,
+        "-S", "--set-param", "settings", multiple=True, metavar="KNOB=VALUE", callback=_scored,
         help="As for dvc exp run; repeatable. Robustness is left out unless it is set.",
     )  # fmt: skip
     return knobs(jobs(command))

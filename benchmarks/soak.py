@@ -19,12 +19,12 @@ import psutil
 
 from benchmarks.runs import given
 from benchmarks.workspace import make_workspace
+from petals import params
 from petals.commands import Command
 from petals.files import STATE
 from petals.isolation import dvc, isolate
-from petals.params import read_mapping
 
-STAGES = ("prepare", "augment", "train", "evaluate", "export")
+STAGES = tuple(params.STAGES)
 # When a kill strikes, in turn; a stage that writes no checkpoints is at its work instead.
 MOMENTS = ("working", "committing", "saving")
 VICTIMS = ("all", "all", "dvc", "stage")  # the whole process group, DVC alone (its stage lives on), the stage alone
@@ -205,7 +205,7 @@ def went_on_from(stage: str, output: str) -> str:
 
 def differences(reference: Path, root: Path) -> list[str]:
     """The outputs of the two workspaces that differ in a byte, or in dvc.lock."""
-    locks = [read_mapping(each / "dvc.lock")["stages"] for each in (reference, root)]
+    locks = [params.read_mapping(each / "dvc.lock")["stages"] for each in (reference, root)]
     outs = [{out["path"]: out for stage in lock.values() for out in stage["outs"]} for lock in locks]
     return [
         path for path in outs[0] | outs[1]
@@ -222,7 +222,7 @@ def contents(path: Path) -> dict[str, bytes]:
 @click.command(cls=Command)
 @click.option("--kills", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="Random seed of the moments.")
-@click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
+@click.option("-S", "--set-param", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
               help="As for dvc exp run; repeatable.")  # fmt: skip
 def main(kills: int, seed: int, settings: dict[str, str]) -> None:
     """Kill the pipeline with SIGKILL at random moments over all stages, run dvc repro, compare every byte.

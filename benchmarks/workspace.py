@@ -2,11 +2,12 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
+
+from petals.git import git
 
 REPOSITORY = Path(__file__).parents[1]
 PARAMS = REPOSITORY / "params.yaml"
@@ -14,27 +15,23 @@ PARAMS = REPOSITORY / "params.yaml"
 
 def make_workspace(root: Path, settings: Mapping[str, str]) -> Path:
     """Copy the working tree to `root`, a git repository of its own, with `settings` put into params.yaml."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY)
+    for name in filter(None, listed.split("\0")):
         if (REPOSITORY / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, root / name)
     (root / "dvc.lock").unlink(missing_ok=True)  # all is to be run
     put_params(root, settings)
     for command in ("init --quiet", "add .", "-c user.name=petals -c user.email=none commit --quiet -m start"):
-        subprocess.run(["git", *command.split()], cwd=root, check=True)
+        git(*command.split(), cwd=root)
     return root
 
 
 def commit() -> str:
     """The commit of the working tree, with `+` where that differs from it in more than the results of the bench."""
-    git = ["git", "-C", str(REPOSITORY)]
-    name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    others = ["--", ".", ":!benchmarks/results.json"]
-    return name + "+" * (subprocess.run([*git, "diff", "--quiet", "HEAD", *others]).returncode != 0)
+    name = git("rev-parse", "--short=12", "HEAD", cwd=REPOSITORY).strip()
+    changed = git("diff", "--name-only", "HEAD", "--", ".", ":!benchmarks/results.json", cwd=REPOSITORY)
+    return name + "+" * bool(changed)
 
 
 def put_params(folder: Path, settings: Mapping[str, object]) -> None:

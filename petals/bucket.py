@@ -19,7 +19,8 @@ from dvc.config import Config, ConfigError
 
 from petals.commands import Command
 from petals.errors import PetalsError
-from petals.files import STATE, write_text
+from petals.files import STATE
+from petals.tables import write_json
 
 HOST = "127.0.0.1"
 PORT = 4443
@@ -51,7 +52,7 @@ def start(port: int = PORT) -> str:
                 "allow_anonymous_login": True,
                 "verify": True,
             }
-        write_text(SERVER, json.dumps({"pid": process.pid, "port": port}) + "\n")
+        write_json(SERVER, {"pid": process.pid, "port": port})
     except BaseException:
         _end(process)
         raise

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import click
 import torch
@@ -23,6 +23,13 @@ FLAGS = (  # that the kernels of PyTorch and ONNX Runtime choose by
     *("fma", "avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
     *("asimd", "asimddp", "i8mm", "sve"),
 )
+
+
+class Record(NamedTuple):
+    """What machine.json holds: the MD5 of a dvc.lock, and the description of the machine that made it."""
+
+    dvc_lock_md5: str
+    fingerprint: dict[str, str | int]
 
 
 def description(root: str | Path = ".") -> dict[str, str | int]:
@@ -52,9 +59,9 @@ def cpu_info() -> dict[str, str]:
 
 
 def record(root: str | Path = ".") -> Path:
-    """Write the description to `root`/machine.json, with the MD5 of the dvc.lock that it belongs to."""
+    """Write `root`/machine.json for this machine and the dvc.lock beside it."""
     path = Path(root) / RECORD
-    write_json(path, {"dvc_lock_md5": lock_hash(root), "fingerprint": description(root)})
+    write_json(path, Record(lock_hash(root), description(root))._asdict())
     return path
 
 
@@ -65,45 +72,32 @@ def lock_hash(root: str | Path) -> str:
         raise PetalsError(f"{LOCK}: not found; run dvc repro first") from None
 
 
+def read_record(root: str | Path = ".") -> Record | None:
+    """What `root`/machine.json says; None where it is missing or damaged."""
+    try:
+        kept = json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))
+        return Record(kept["dvc_lock_md5"], dict(kept["fingerprint"]))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
 def compare(root: str | Path = ".") -> list[str]:
     """Say in sentences where this machine is not the one of `root`/machine.json; empty where it is.
 
     A record that belongs to another dvc.lock is said too, for then it proves nothing.
     """
-    try:
-        kept = json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))
-        md5, then = kept["dvc_lock_md5"], dict(kept["fingerprint"])
-    except FileNotFoundError:
-        return [f"no {RECORD}: on which machine {LOCK} was made is not known; make record writes it"]
-    except (KeyError, TypeError, ValueError):
-        return [f"{RECORD} cannot be read; make record writes it anew"]
-    now = description(root)
+    kept, now = read_record(root), description(root)
+    if kept is None:
+        return [f"{RECORD} is missing or damaged: on which machine {LOCK} was made is not known; make record writes it"]
+    then = kept.fingerprint
     said = [
         f"{name} differs: recorded {then.get(name, 'none')}, here {now.get(name, 'none')}"
         for name in now | then
         if then.get(name) != now.get(name)
     ]
-    if md5 != lock_hash(root):
+    if kept.dvc_lock_md5 != lock_hash(root):
         said.append(f"{RECORD} was recorded for another {LOCK}; make record after each dvc repro that changes it")
     return said
-
-
-def is_recorded(root: str | Path = ".") -> bool:
-    """Whether `root`/machine.json describes the machine that this is, so that nothing excuses other bytes."""
-    return recorded(root, "fingerprint") == description(root)
-
-
-def is_of_lock(root: str | Path = ".") -> bool:
-    """Whether `root`/machine.json was recorded for the dvc.lock beside it."""
-    return recorded(root, "dvc_lock_md5") == lock_hash(root)
-
-
-def recorded(root: str | Path, name: str) -> Any:
-    """The entry `name` of `root`/machine.json; None where it is missing or damaged."""
-    try:
-        return json.loads((Path(root) / RECORD).read_text(encoding="utf-8"))[name]
-    except (OSError, KeyError, TypeError, ValueError):
-        return None
 
 
 @click.command(help=__doc__, cls=Command)

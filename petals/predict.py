@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -18,25 +19,30 @@ from petals.scores import accuracy, macro_f1
 
 BATCH = 16
 TOP = 5
+Guesses = list[tuple[str, float]]  # classes with their probabilities, the likeliest first
+Fail = Callable[[PetalsError], None]  # told of each image that cannot be answered
 
 
-def image_files(paths: tuple[Path, ...]) -> Iterator[Path | PetalsError]:
-    """Each file of `paths`, and the visible images in and below each folder; an error in the place of what is amiss."""
+def image_files(paths: tuple[Path, ...], fail: Fail) -> Iterator[Path]:
+    """Each file of `paths`, and the visible images in and below each folder; what is amiss goes to `fail`."""
     for path in paths:
         if not os.path.isdir(path):  # unlike Path's, it takes any name for an answer
-            special = os.path.exists(path) and not os.path.isfile(path)  # a pipe would be waited for
-            yield PetalsError(f"{shown(path)}: neither a file nor a folder") if special else path
+            if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+                fail(PetalsError(f"{shown(path)}: neither a file nor a folder"))
+            else:
+                yield path
             continue
         locked: list[OSError] = []
         below = list(files_below(path, locked))
         found = sorted(each for each in below if each.suffix.lower() in IMAGES)
         yield from found
-        yield from (PetalsError(f"{shown(error.filename)}: cannot be read: {error.strerror}") for error in locked)
+        for error in locked:
+            fail(PetalsError(f"{shown(error.filename)}: cannot be read: {error.strerror}"))
         shots = {each.with_suffix("") for each in found}  # a camera writes its raw file beside the JPEG
         if formats := unread([each for each in below if each.with_suffix("") not in shots]):
-            yield PetalsError(f"{shown(path)}: {formats} are left out: convert them to JPEG first")
+            fail(PetalsError(f"{shown(path)}: {formats} are left out: convert them to JPEG first"))
         elif not found and not locked:
-            yield PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder")
+            fail(PetalsError(f"{shown(path)}: no image (.jpg, .png, .webp) in this folder"))
 
 
 def files_below(top: Path, locked: list[OSError]) -> Iterator[Path]:
@@ -60,32 +66,27 @@ def read(path: Path, size: int) -> np.ndarray:
     return square(decode(data, shown(path), size), size)
 
 
-def predict(model: Model, paths: tuple[Path, ...]) -> Iterator[tuple[Path, list[tuple[str, float]]] | PetalsError]:
-    """For each image of `paths`, in order: its path and its five likeliest classes, or an error.
-
-    Images are made square before they are asked about, a few together: so memory holds one whole photograph at a time.
-    """
-    waiting: list[tuple[Path, np.ndarray]] = []
-
-    def answered() -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-        if waiting:
-            probabilities, _ = model.run(np.stack([image for _, image in waiting]))
-            for (path, _), row in zip(waiting, probabilities, strict=True):
-                best = np.argsort(-row, kind="stable")[:TOP]
-                yield path, [(model.classes[label], float(row[label])) for label in best]
-            waiting.clear()
-
-    for path in image_files(paths):
+def squares(paths: Iterator[Path], size: int, fail: Fail) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each of `paths` with its image, uint8 (size, size, 3)."""
+    for path in paths:
         try:
-            if isinstance(path, PetalsError):
-                raise path
-            waiting.append((path, read(path, model.image_size)))
+            yield path, read(path, size)
         except PetalsError as error:
-            yield from answered()
-            yield error
-        if len(waiting) == BATCH:
-            yield from answered()
-    yield from answered()
+            fail(error)
+
+
+def predict(model: Model, paths: tuple[Path, ...], fail: Fail) -> Iterator[tuple[Path, Guesses]]:
+    """For each image of `paths`, in order: its path and its five likeliest classes; what is amiss goes to `fail`.
+
+    Images are made square before they are asked about, a few together: so memory holds one whole photograph at a time,
+    and `fail` is told before the images ahead in the same batch are answered.
+    """
+    images = squares(image_files(paths, fail), model.image_size, fail)
+    while batch := list(islice(images, BATCH)):
+        probabilities, _ = model.run(np.stack([image for _, image in batch]))
+        for (path, _), row in zip(batch, probabilities, strict=True):
+            best = np.argsort(-row, kind="stable")[:TOP]
+            yield path, [(model.classes[label], float(row[label])) for label in best]
 
 
 def named(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Path, ...]:
@@ -121,21 +122,22 @@ def main(
     there is a mistake, and accuracy.
     """
     opened = Model.open(model, threads)
-    failed = False
+    failures: list[PetalsError] = []
     labels: list[int] = []
     guesses: list[int] = []
-    for found in predict(opened, images):
-        try:
-            if isinstance(found, PetalsError):
-                raise found
-            path, best = found
-            if scored:
+
+    def fail(error: PetalsError) -> None:
+        failures.append(error)
+        click.echo(f"Error: {error}", err=True)
+
+    for path, best in predict(opened, images, fail):
+        if scored:
+            try:
                 labels.append(label_of(path, opened.classes))
-                guesses.append(opened.classes.index(best[0][0]))
-        except PetalsError as error:
-            failed = True
-            click.echo(f"Error: {error}", err=True)
-            continue
+            except PetalsError as error:
+                fail(error)
+                continue
+            guesses.append(opened.classes.index(best[0][0]))
         actual = {"actual": opened.classes[labels[-1]]} if scored else {}
         if as_json:
             predictions = [{"class": name, "probability": round(value, 6)} for name, value in best]
@@ -155,7 +157,7 @@ def main(
         scores = {"images": len(labels)} | {name: value and round(value, 6) for name, value in scores.items()}
         line = f"macro F1 {f1:.4f}{f', {bounds}' if bounds else ''}; accuracy {right:.4f}; {len(labels)} images"
         click.echo(json.dumps(scores) if as_json else line)
-    context.exit(1 if failed else 0)
+    context.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from dvc.utils.strictyaml import load, validate
 
 from petals.commands import Command
 from petals.errors import PetalsError
-from petals.params import PipelineParams, TrainParams, load_params
+from petals.inputs import dvc_files, inputs
+from petals.params import PipelineParams, load_params, read_mapping
 
-WEIGHTS = Path("data/weights")
 RWLOCK = Path(".dvc/tmp/rwlock")
 CONFLICT = "<<<<<<<"
 SETTLED = 1.0  # s after which a file that was being written is
@@ -91,10 +91,9 @@ def whole(lock: Path) -> bool:
 
 def check_inputs() -> None:
     """Raise PetalsError where the photographs or weights that params.yaml names are neither here nor known to DVC."""
-    data, pretrained = load_params(PipelineParams).data, load_params(TrainParams).pretrained
-    inputs = {"data": Path(data)} | ({} if isinstance(pretrained, bool) else {"pretrained": WEIGHTS / pretrained})
-    for knob, path in inputs.items():
-        if not path.exists() and not any(Path(f"{each}.dvc").exists() for each in (path, *path.parents)):
+    load_params(PipelineParams)
+    for knob, path in inputs(read_mapping("params.yaml")).items():
+        if not path.exists() and not any(each.exists() for each in dvc_files(path)):
             raise PetalsError(f"{knob}: there is no {path}, and no {path}.dvc to pull it by; set it in params.yaml")
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +12,8 @@ import click
 from petals import lockgate, machine
 from petals.commands import Command
 from petals.errors import PetalsError
+from petals.git import git
+from petals.inputs import inputs
 from petals.isolation import dvc, isolate
 from petals.params import read_mapping
 
@@ -27,18 +28,19 @@ def verify(checkout: Path, clone: Path) -> bool:
     scores are the recorded ones within the tolerance.
     Raises PetalsError where HEAD cannot be run.
     """
-    run_git(checkout, "clone", "--quiet", "--no-hardlinks", str(checkout), str(clone))
+    git("clone", "--quiet", "--no-hardlinks", str(checkout), str(clone))
     environment = isolate(clone)
     recorded, scores = read_outs(clone), read_scores(clone)
+    here, kept = machine.description(clone), machine.read_record(clone)
     click.echo("this machine:")
-    for name, value in machine.description(clone).items():
+    for name, value in here.items():
         click.echo(f"  {name:<14}{value}")
     for difference in machine.compare(clone):
         click.echo(f"  ! {difference}")
     for problem in lockgate.problems(clone):
         click.echo(f"  ! dvc.lock of HEAD is behind: {problem}")
     fetch_data(checkout, clone, environment)
-    of_lock = machine.is_of_lock(clone)
+    of_lock = kept and kept.dvc_lock_md5 == machine.lock_hash(clone)
     (clone / "dvc.lock").unlink()  # in which DVC would leave what no stage makes any more
 
     if code := dvc(clone, environment, "repro", "--force", "--no-run-cache").returncode:
@@ -48,24 +50,13 @@ def verify(checkout: Path, clone: Path) -> bool:
     if made == recorded:
         click.echo(f"\nSame bytes: all {len(made)} outputs are those that dvc.lock of HEAD names.")
         return True
-    if machine.is_recorded(clone):
+    if kept and kept.fingerprint == here:
         click.echo(
             "\nNot the same bytes, though this is the kind of machine in machine.json: something is not repeatable"
             + ("." if of_lock else ", or dvc.lock has changed since and is of another machine.")
         )
         return False
     return compare_scores(scores, read_scores(clone))
-
-
-def run_git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise PetalsError("git is not installed; verify needs it to clone HEAD") from None
-    except subprocess.CalledProcessError as error:
-        reason = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
-        raise PetalsError(f"git {arguments[0]}: {reason}") from None
-    return done.stdout
 
 
 def read_outs(root: Path) -> dict[str, str]:
@@ -111,11 +102,8 @@ def bounds(name: str, recorded: float, images: float) -> tuple[float, float]:
 
 def fetch_data(checkout: Path, clone: Path, environment: dict[str, str]) -> None:
     """Take the data and weights of params.yaml from the checkout's DVC cache, where they are not in git itself."""
-    knobs = read_mapping(clone / "params.yaml")
-    inputs = [str(knobs.get("data", ""))]
-    if isinstance(knobs.get("pretrained"), str):
-        inputs.append(f"data/weights/{knobs['pretrained']}")
-    missing = [path for path in inputs if not (clone / path).exists()]
+    named = inputs(read_mapping(clone / "params.yaml")).values()
+    missing = [str(path) for path in named if not (clone / path).exists()]
     if not missing:
         return
     cache = dvc(checkout, dict(os.environ), "cache", "dir", capture_output=True)
@@ -178,9 +166,9 @@ def main() -> None:
     machine can give; machine.json says which one dvc.lock was made on (make record writes it). Data that is
     not in git comes from this checkout's DVC cache, in the version of HEAD: dvc pull it first.
     """
-    checkout = Path(run_git(Path.cwd(), "rev-parse", "--show-toplevel").strip())
-    head = run_git(checkout, "rev-parse", "--short", "HEAD").strip()
-    if changes := run_git(checkout, "status", "--porcelain").splitlines():
+    checkout = Path(git("rev-parse", "--show-toplevel").strip())
+    head = git("rev-parse", "--short", "HEAD").strip()
+    if changes := git("status", "--porcelain").splitlines():
         click.echo(f"{len(changes)} files with uncommitted changes are left out: HEAD is what is verified")
     click.echo(f"verifying {head}")
     with tempfile.TemporaryDirectory(prefix="petals-verify-", ignore_cleanup_errors=True) as folder:

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import f1_score
 from tiny_model import plain, tiny_model
 
+from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
 from petals.predict import main, predict, read
@@ -43,6 +44,10 @@ def call(*arguments: str) -> Result:
     result = CliRunner().invoke(main, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
+
+
+def fail(error: PetalsError) -> None:
+    raise error
 
 
 def test_files_and_folders_the_likeliest_first(folder):
@@ -187,16 +192,17 @@ def test_more_images_than_are_asked_about_at_once_stay_in_order(folder):
     colours = [("red", "green", "blue")[number % 3] for number in range(40)]
     for number, colour in enumerate(colours):
         Image.fromarray(plain(colour, 8 + number, 9)).save(f"{number:02}.png")
-    found = list(predict(Model.open("models/model.onnx"), tuple(Path(f"{number:02}.png") for number in range(40))))
+    paths = tuple(Path(f"{number:02}.png") for number in range(40))
+    found = list(predict(Model.open("models/model.onnx"), paths, fail))
     assert [best[0][0] for _, best in found] == colours
-    assert [path.stem for path, _ in found] == [f"{number:02}" for number in range(40)]
+    assert tuple(path for path, _ in found) == paths
 
 
 def test_made_square_before_or_inside_is_the_same(folder):
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(image).save("noise.png")
     model = Model.open("models/model.onnx")
-    [(_, best)] = predict(model, (Path("noise.png"),))
+    [(_, best)] = predict(model, (Path("noise.png"),), fail)
     inside = dict(zip(model.classes, model.run(image[None])[0][0], strict=True))
     assert dict(best) == pytest.approx(inside, abs=2e-3)
 

@@ -626,7 +626,7 @@ def test_outside_a_repository_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     result = run("main")
     assert result.exit_code == 2
-    assert "git can read no repository here, run the report inside one: not a git repository" in result.stderr
+    assert "git rev-parse: not a git repository" in result.stderr
 
 
 def test_a_repository_of_another_user_is_what_git_says_of_it(repository, monkeypatch):

@@ -17,6 +17,7 @@ from dvc.utils.hydra import apply_overrides
 
 from petals import params
 from petals.errors import PetalsError
+from petals.inputs import dvc_files, inputs
 
 # Nothing that means something to a shell, to Hydra (which reads the values of `dvc exp run --set-param`: sweeps,
 # functions, interpolation) or to markdown.
@@ -38,9 +39,8 @@ def checked(text: str, root: str | Path = ".") -> str:
     values = overridden(Path(root) / "params.yaml", list(words.values()))
     params.check(values, "settings")
     check_data(values["data"], Path(root) / "dvc.yaml")
-    check_known("data", values["data"], Path(root))
-    if isinstance(values["pretrained"], str):
-        check_known("pretrained", f"data/weights/{values['pretrained']}", Path(root))
+    for knob, path in inputs(values).items():
+        check_known(knob, path, Path(root))
     return " ".join(text.split())
 
 
@@ -61,10 +61,9 @@ def check_data(data: str, pipeline: Path) -> None:
             raise PetalsError(f"settings: data: should be apart from {out}, which the pipeline makes, but is {data!r}")
 
 
-def check_known(knob: str, path: str, root: Path) -> None:
+def check_known(knob: str, path: Path, root: Path) -> None:
     """See that `path` is in the checkout, or that it or a folder around it is in DVC."""
-    around = [root / f"{each}.dvc" for each in (PurePosixPath(path), *PurePosixPath(path).parents)]
-    if not (root / path).exists() and not any(each.is_file() for each in around):
+    if not (root / path).exists() and not any((root / each).is_file() for each in dvc_files(path)):
         raise PetalsError(f"settings: {knob}: {path} is not in this commit; dvc add {path}, commit, and make push")
 
 

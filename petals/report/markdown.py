@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LONGEST = 60  # characters of a name that are shown
+FEW = 6  # names that are shown
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def listing(header: Sequence[str], rows: Sequence[Sequence[str]], most: int, ali
     return table(header, rows[:most], align) + more
 
 
-def few(names: Sequence[str], most: int = 6) -> str:
+def few(names: Sequence[str]) -> str:
     """The first of some untrusted `names`, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(map(code, names[:most]))}{more}"
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return f"{', '.join(map(code, names[:FEW]))}{more}"
 
 
 def signed(value: float, digits: int) -> str:

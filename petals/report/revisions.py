@@ -1,9 +1,9 @@
 """Files of a revision, read from git's object store: no checkout, no DVC, no network."""
 
-import subprocess
 from dataclasses import dataclass
 
 from petals.errors import PetalsError
+from petals.git import git, git_bytes
 
 LARGEST_FILE = 20_000_000  # bytes; what git keeps of a run is far smaller
 
@@ -55,10 +55,7 @@ def resolve(name: str) -> Revision:
     if commit is None and name:
         commit = _git("for-each-ref", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
     if not commit:
-        here = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True, text=True, check=False)
-        if here.returncode:  # git alone knows why, such as that the repository is another user's
-            why = " ".join(here.stderr.split()).removeprefix("fatal: ")
-            raise PetalsError(f"git can read no repository here, run the report inside one: {why}")
+        git("rev-parse", "--git-dir")  # where no repository can be read, git alone knows why: it is another user's, say
         raise PetalsError(
             f"{name!r} is not a revision of this repository; name a branch, a tag, an experiment or a commit that is "
             "here (a shallow clone may lack it: git fetch --unshallow)."
@@ -76,9 +73,6 @@ def commits_missing(base: Revision, head: Revision) -> int:
 def _git(*arguments: str) -> bytes | None:
     """Output of a git command, or None where it fails."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise PetalsError("git is not installed or not on PATH; the report reads everything from it.") from None
-    except ValueError:  # a NUL in an argument
+        return git_bytes(*arguments)
+    except PetalsError:
         return None
-    return done.stdout if done.returncode == 0 else None

@@ -30,7 +30,7 @@ def say(line: str) -> None:
 @click.option("--trials", default=20, show_default=True, type=click.IntRange(1),
               help="Total number of trials, with those of earlier runs of the search.")  # fmt: skip
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Number of trials at a time.")
-@click.option("-S", "--set", "settings", multiple=True, metavar="KNOB=VALUE",
+@click.option("-S", "--set-param", "settings", multiple=True, metavar="KNOB=VALUE",
               help="Set a knob for all trials; one that is searched starts there. Repeatable.")  # fmt: skip
 @click.option("--name", default="tune", show_default=True, callback=plain_name,
               help="Name of the search; its trials are NAME-000, …")  # fmt: skip

@@ -24,6 +24,8 @@ from dvc.utils.serialize import ParseError
 
 from petals.errors import PetalsError
 from petals.files import STATE
+from petals.git import git
+from petals.inputs import dvc_files
 from petals.params import read_mapping
 from petals.stopping import stop_stage
 from petals.tune.space import CURVES, Settings, Value, metric, same
@@ -72,8 +74,7 @@ class Experiments:
         made = any(data.is_relative_to(out.def_path) for out in self.repo.index.outs)
         if made or data.is_absolute() or ".." in data.parts:
             return
-        around = [f"{each}.dvc" for each in (data, *data.parents)]
-        if not git("ls-files", "--", path, *around):
+        if not git("ls-files", "--", path, *map(str, dvc_files(data))):
             raise PetalsError(
                 f"data: {path} is neither in git nor in DVC, so no trial has it; dvc add {path}, and commit"
             )
@@ -96,7 +97,7 @@ class Experiments:
         """Let `jobs` workers of DVC be there; each ends by itself when the queue has been empty for a while."""
         self.dvc("queue", "start", "--jobs", str(jobs))
 
-    def dvc(self, *arguments: str, unless: Callable[[], bool] = bool) -> None:
+    def dvc(self, *arguments: str, unless: Callable[[], bool] = lambda: False) -> None:
         """Run DVC, again and again while it is busy and `unless` does not hold; PetalsError where it fails."""
         command = [sys.executable, "-m", "dvc", *arguments]
         for attempt in range(20):
@@ -208,18 +209,11 @@ class Experiments:
 
     def error(self, name: str) -> str:
         """Why the experiment `name` failed: the line with which its stage ended."""
-        folder = self.records().get(name)
         try:
+            folder = self.records()[name]
             return last_error((folder / f"{folder.name}.out").read_text(encoding="utf-8", errors="replace"))
-        except (AttributeError, OSError):
+        except (KeyError, OSError):
             return f"it ended before a stage had begun; dvc queue logs {name} may know more"
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PetalsError(f"git {arguments[0]}: {last_error(done.stderr)}")
-    return done.stdout
 
 
 def override(knob: str, value: Value) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from petals import params
 from petals.errors import PetalsError
+from petals.inputs import dvc_files, inputs
 from petals.params import check_knob, parse, read_mapping, reason
 
 CURVES = "plots/train"  # where train leaves the curves at its end
@@ -240,10 +241,8 @@ def fingerprint(search: Search, values: Settings, pipeline: str | Path = "dvc.ya
     rest = {knob: value for knob, value in sorted(values.items()) if knob not in {*search.space, "seed"}}
     digest = hashlib.blake2b(json.dumps([search.model_dump(), rest], sort_keys=True).encode(), digest_size=16)
     stages = stages_of(read_mapping(pipeline), pipeline)
-    folder = Path(str(values["data"]))
-    data = {Path(f"{each}.dvc") for each in (folder, *folder.parents)}
-    data.add(Path(f"data/weights/{values['pretrained']}.dvc"))
-    code = {Path(dep) for stage in stages.values() for dep in stage.get("deps", [])}
+    data = [each for path in inputs(values).values() for each in dvc_files(path)]
+    code = [Path(dep) for stage in stages.values() for dep in stage.get("deps", [])]
     for path in sorted({Path(pipeline), *code, *data}):
         if path.is_file():
             digest.update(repr(path.parts).encode() + hashlib.blake2b(path.read_bytes()).digest())
