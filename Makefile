@@ -25,9 +25,8 @@ repro: $(STAMP)  ## run the pipeline on data/sample, or what params.yaml names, 
 
 # DVC may write a file so that git takes it for unchanged; touched, git looks at what is in it.
 undo: $(STAMP)  ## take back what ran since the last commit: settings, scores and models
-	@git ls-files -z $(RESULTS) | xargs -0 touch -c
-	@git restore $(RESULTS)
-	@dvc checkout
+	@git ls-tree -rz --name-only HEAD -- $(RESULTS) | xargs -0 sh -c 'touch -c "$$@" && git restore --source=HEAD --staged --worktree -- "$$@"' undo
+	@dvc checkout || { echo "make repro makes again what the cache does not have"; exit 1; }
 
 record: $(STAMP)  ## note in machine.json on which machine dvc.lock was made
 	@python -m petals.machine --record

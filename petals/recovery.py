@@ -21,7 +21,7 @@ from dvc.utils.strictyaml import load, validate
 
 from petals.commands import Command
 from petals.errors import PetalsError
-from petals.inputs import dvc_files, inputs
+from petals.inputs import dvc_files, inputs, outs
 from petals.params import PipelineParams, load_params, read_mapping
 
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -92,8 +92,10 @@ def whole(lock: Path) -> bool:
 def check_inputs() -> None:
     """Raise PetalsError where the photographs or weights that params.yaml names are neither here nor known to DVC."""
     load_params(PipelineParams)
+    made = outs("dvc.yaml")
     for knob, path in inputs(read_mapping("params.yaml")).items():
-        if not path.exists() and not any(each.exists() for each in dvc_files(path)):
+        known = any(each.exists() for each in dvc_files(path)) or any(map(path.is_relative_to, made))
+        if not path.exists() and not known:
             raise PetalsError(f"{knob}: there is no {path}, and no {path}.dvc to pull it by; set it in params.yaml")
 
 

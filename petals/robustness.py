@@ -34,7 +34,7 @@ class CorruptedSplit(PackedSplit):
             start, images = batch
             return corrupt(images, self.ids[start : start + size], self.corruption, self.severity)
 
-        starts, workers = range(first * size, self.count, every * size), max(1, cores() // torch.get_num_threads())
+        starts, workers = range(first * size, self.count, every * size), min(8, cores() // torch.get_num_threads()) or 1
         yield from in_threads(corrupted, zip(starts, super().batches(size, first, every), strict=True), workers)
 
 

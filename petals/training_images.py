@@ -89,11 +89,11 @@ class TrainingImages:
     def read(self, rows: np.ndarray, turns: np.ndarray | int, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Images (uint8, N × S × S × 3) and labels (int64, N), on the device that `move_to` named.
 
-        Each image goes through its versions by `turns`, at S = `size`; or comes `whole`, as it is, at full size. So it
-        does where no views are rendered: crops are to be taken of all that there is to see.
+        Each image goes through its versions by `turns`, at S = `size`; or comes `whole`: as it is, at full size. So
+        large they come too where no views are rendered, for crops to be taken of all that there is to see.
         """
-        whole = whole or self.versions == 1
-        version, size = (0, self.split.image_size) if whole else ((rows + turns) % self.versions, self.size)
+        version = 0 if whole else (rows + turns) % self.versions
+        size = self.split.image_size if whole or self.versions == 1 else self.size
         at = version * len(self.split) + rows
         labels = torch.from_numpy(self.split.labels[rows]).to(self.device)
         if self.resident is not None:

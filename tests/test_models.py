@@ -56,7 +56,7 @@ def test_every_model_learns_at_its_smallest_size(name):
         losses.append(F.cross_entropy(model(images), torch.arange(3)))
         losses[-1].backward()
     assert learnt == set(model.parameters())
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - 1e-3
 
 
 def seeded(seed: int, *args: object, pretrained: bool = False) -> Classifier:

@@ -612,13 +612,18 @@ def test_an_unknown_revision_is_one_clear_line(repository, name):
     assert "is not a revision of this repository" in result.stderr
 
 
-def test_an_experiment_goes_by_its_name(repository):
+def test_an_experiment_goes_by_its_name(repository, monkeypatch):
     repository.commit({"README.md": "a"})
-    git = ["git", "-C", str(repository.root), "update-ref", f"refs/exps/12/{'3' * 38}/silky-rose"]
-    subprocess.run([*git, "HEAD"], check=True)
-    assert resolve("silky-rose").commit == resolve("HEAD").commit
-    with pytest.raises(PetalsError, match="'silky' is not a revision"):
-        resolve("silky")
+    old = resolve("HEAD").commit
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2040-01-01T00:00:00Z")
+    repository.commit({"README.md": "b"})
+    for number, commit in (("0", old), ("9", "HEAD"), ("f", old)):  # each of another beginning
+        repository.git("update-ref", f"refs/exps/{number * 2}/{number * 38}/silky-rose", commit)
+    repository.git("update-ref", "refs/exps/exec/EXEC_HEAD", "HEAD")
+    assert resolve("silky-rose").commit == resolve("HEAD").commit != old
+    for name in ("silky", "silky-*", "*", "EXEC_HEAD"):
+        with pytest.raises(PetalsError, match="is not a revision"):
+            resolve(name)
 
 
 def test_outside_a_repository_is_one_clear_line(tmp_path, monkeypatch):

@@ -174,3 +174,7 @@ def test_a_file_that_is_not_there_is_told_before_dvc_removes_an_output(folder, k
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / f"{path}.dvc").touch()
     assert CliRunner().invoke(main).output == ""
+    (folder / f"{path}.dvc").unlink()
+    pipeline = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(pipeline.replace("[out.txt]", f"[{{{path}: {{push: false}}}}]"))
+    assert CliRunner().invoke(main).output == ""

@@ -17,7 +17,7 @@ from dvc.utils.hydra import apply_overrides
 
 from petals import params
 from petals.errors import PetalsError
-from petals.inputs import dvc_files, inputs
+from petals.inputs import dvc_files, inputs, outs
 
 # Nothing that means something to a shell, to Hydra (which reads the values of `dvc exp run --set-param`: sweeps,
 # functions, interpolation) or to markdown.
@@ -65,13 +65,6 @@ def check_known(knob: str, path: Path, root: Path) -> None:
     """See that `path` is in the checkout, or that it or a folder around it is in DVC."""
     if not (root / path).exists() and not any((root / each).is_file() for each in dvc_files(path)):
         raise PetalsError(f"settings: {knob}: {path} is not in this commit; dvc add {path}, commit, and make push")
-
-
-def outs(pipeline: Path) -> list[PurePosixPath]:
-    """All that the stages of dvc.yaml make."""
-    stages = params.read_mapping(pipeline)["stages"].values()
-    listed = [out for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, ())]
-    return [PurePosixPath(out if isinstance(out, str) else next(iter(out))) for out in listed]
 
 
 if __name__ == "__main__":

@@ -51,16 +51,21 @@ class Revision:
 
 def resolve(name: str) -> Revision:
     """Find the commit that `name` (a branch, a tag, HEAD~2, an experiment of DVC …) stands for; raises PetalsError."""
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if commit is None and name:
-        commit = _git("for-each-ref", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
-    if not commit:
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}") or experiment(name)
+    if commit is None:
         git("rev-parse", "--git-dir")  # where no repository can be read, git alone knows why: it is another user's, say
         raise PetalsError(
             f"{name!r} is not a revision of this repository; name a branch, a tag, an experiment or a commit that is "
             "here (a shallow clone may lack it: git fetch --unshallow)."
         )
     return Revision(name, commit.decode().strip())
+
+
+def experiment(name: str) -> bytes | None:
+    """The commit of the newest experiment of this name; None where there is none."""
+    listed = _git("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", "refs/exps") or b""
+    named = (line.split(b" ") for line in listed.splitlines())  # refs/exps/ and the commit it began with, in two parts
+    return next((commit for commit, ref in named if ref.split(b"/")[4:] == [name.encode()]), None)
 
 
 def commits_missing(base: Revision, head: Revision) -> int:
