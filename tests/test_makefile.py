@@ -19,7 +19,7 @@ def folder(tmp_path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def interpreter(folder: Path, fails_at: str) -> str:
@@ -128,10 +128,10 @@ def test_undo_brings_back_what_git_takes_for_unchanged(folder):
     assert git("status", "--short", "--untracked-files=no") == " D plots/per_class.csv\n"
     (folder / "dvc.lock").write_text("of a run")
     git("add", "dvc.lock")  # as dvc repro does
-    assert make(folder, "--no-print-directory", "undo").stdout == "dvc checkout\n"
+    assert make(folder, "undo").stdout == "dvc checkout\n"
     assert [(folder / each).read_text() for each in files] == ["before"] * len(files)
     assert git("status", "--short", "--untracked-files=no") == ""
     git("rm", "-q", "machine.json")
     git("commit", "-qm", "none")
     (folder / ".venv/bin/dvc").write_text("#!/bin/sh\nexit 1\n")
-    assert make(folder, "--no-print-directory", "undo").stdout == "make repro makes again what the cache does not have\n"
+    assert make(folder, "undo").stdout == "make repro makes again what the cache does not have\n"
