@@ -34,7 +34,7 @@ HELP = "see docs/gcp.md"
 ENVIRONMENT = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 ANSWERS = {
     401: f"not open to you; run gcloud auth application-default login, or {HELP}",
-    403: f"your account may not {{what}} it; it needs a role on the bucket, roles/storage.objectUser to push, {HELP}",
+    403: f"your account may not {{what}} it; it needs a role on the bucket, {HELP}",
     404: f"no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET/dvc, {HELP}",
 }
 
@@ -43,14 +43,15 @@ class NoBucketError(PetalsError):
     """The remote only stands for a bucket of one's own."""
 
 
-def check_access(root: str | Path = ".") -> None:
-    """Ask the default remote for one name: once, and with the credentials that DVC would use.
+def check_access(root: str | Path = ".") -> str:
+    """Ask the default remote for one name: once, and with the credentials that DVC would use; gives its protocol.
 
     Raises PetalsError if the answer is no, or none. A remote that is not on Google Cloud Storage is not asked.
     """
     odb = _remote(root)
     if odb.fs.protocol == "gs":
         _listed(odb, odb.path)
+    return odb.fs.protocol
 
 
 def check_push(root: str | Path = ".") -> None:

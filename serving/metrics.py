@@ -45,7 +45,7 @@ class Metrics:
         self.queue_limit = gauge("petals_queue_limit", "Images admitted at most")
         self.loads = counter("petals_model_loads", "Model files looked at while serving, by outcome", ["outcome"])
         for outcome in ("loaded", "refused"):
-            self.loads.labels(outcome)  # likewise
+            self.loads.labels(outcome)  # 0 from the start, too
         self.model = gauge("petals_model_info", "1 for the model that serves", ["version", "revision", "sha256"])
         self.drift_images = gauge("petals_drift_images", "Images in the window that is compared with validation")
         self.drift = {key: gauge(f"petals_drift_{key}", text) for key, text in DRIFT.items()}

@@ -387,7 +387,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     ("status", "message"),
     [
         (401, "gs://petals: not open to you; run gcloud auth application-default login, or see docs/gcp.md"),
-        (403, "gs://petals: your account may not list it; it needs a role on the bucket, roles/storage.obj"),
+        (403, "gs://petals: your account may not list it; it needs a role on the bucket, see docs/gcp.md"),
         (404, "gs://petals: no such bucket; point the remote at your own with dvc remote modify gcs url gs://BUCKET"),
         (503, "gs://petals: HTTP 503, see docs/gcp.md"),
     ],

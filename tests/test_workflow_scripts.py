@@ -432,7 +432,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def data_at_hand(stand_in, folder: Path, status: int = 200, pulls: bool = True, bucket: str = "petals") -> tuple:
+def data_at_hand(stand_in, folder: Path, status: int = 200, pulls: bool = True, url: str = "gs://petals/dvc") -> tuple:
     """The script's exit code, its outputs and what it said, where data/petals is in no git; and the calls of dvc."""
     stand_in("make")
     dvc = stand_in("dvc", b"" if pulls else {})
@@ -441,9 +441,9 @@ def data_at_hand(stand_in, folder: Path, status: int = 200, pulls: bool = True, 
     (folder / "params.yaml").write_text(with_line("data", "data/petals"))
     with http.server.HTTPServer(("127.0.0.1", 0), type("Fixed", (Bucket,), {"status": status})) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        endpoint = f"    endpointurl = http://127.0.0.1:{server.server_port}\n    allow_anonymous_login = true\n"
         (folder / ".dvc" / "config").write_text(
-            f"[core]\n    remote = gcs\n['remote \"gcs\"']\n    url = gs://{bucket}/dvc\n"
-            f"    endpointurl = http://127.0.0.1:{server.server_port}\n    allow_anonymous_login = true\n"
+            f"[core]\n    remote = gcs\n['remote \"gcs\"']\n    url = {url}\n{endpoint if url[:3] == 'gs:' else ''}"
         )
         more = {"PYTHONPATH": str(ROOT), "GITHUB_OUTPUT": str(folder / "output"), "DVC_NO_ANALYTICS": "1"}
         done = bash("data-at-hand.sh", folder, **more)
@@ -452,7 +452,7 @@ def data_at_hand(stand_in, folder: Path, status: int = 200, pulls: bool = True, 
     return done.returncode, output, done.stdout + done.stderr, calls(dvc)
 
 
-@pytest.mark.parametrize("bucket", [{"status": 401}, {"status": 403}, {"bucket": "petals.example"}])
+@pytest.mark.parametrize("bucket", [{"status": 401}, {"status": 403}, {"url": "gs://petals.example/dvc"}])
 def test_what_needs_data_that_nobody_gives_is_skipped_with_a_notice(stand_in, tmp_path, bucket):
     code, output, said, asked = data_at_hand(stand_in, tmp_path, **bucket)
     assert (code, output, asked) == (0, "here=false\n", [])
@@ -460,7 +460,7 @@ def test_what_needs_data_that_nobody_gives_is_skipped_with_a_notice(stand_in, tm
 
 
 def test_what_needs_data_that_a_bucket_gives_everybody_runs(stand_in, tmp_path):
-    pull = ["pull", "--quiet", "data/petals"]
+    pull = ["pull", "data/petals"]
     assert data_at_hand(stand_in, tmp_path) == (0, "here=true\n", "", [pull])
 
 
@@ -468,7 +468,13 @@ def test_what_needs_data_that_a_bucket_gives_everybody_runs(stand_in, tmp_path):
 def test_a_bucket_that_is_open_and_does_not_give_the_data_is_a_fault(stand_in, tmp_path, bucket):
     code, output, said, asked = data_at_hand(stand_in, tmp_path, **bucket)
     assert code == 1 and output == "" and len(asked) == ("pulls" in bucket)
-    assert "gs://petals: " in said or "pulls" in bucket
+    assert said.count("\n") == 1 and ("gs://petals: " in said or "::error::data/petals cannot be pulled" in said)
+
+
+def test_what_needs_data_of_a_folder_that_no_runner_has_is_skipped(stand_in, tmp_path):
+    code, output, said, asked = data_at_hand(stand_in, tmp_path, pulls=False, url=f"{tmp_path}/shared")
+    assert (code, output, len(asked)) == (0, "here=false\n", 1)
+    assert said.startswith("::notice title=Skipped::data/petals is neither in git")
 
 
 def test_data_in_git_are_not_asked_for(stand_in, tmp_path):

@@ -13,12 +13,15 @@ inputs=("$data")
 in_git() { git ls-files --error-unmatch -- "$1" > /dev/null 2>&1; }
 pulled() {
   local said
-  if ! said=$(python -c "from petals import remote; remote.check_access()" 2>&1); then
-    [[ $said =~ "only stands for"|"not open to you"|"may not list it" ]] && return 1
-    echo "$said" >&2
+  if ! said=$(python -c "from petals import remote; print(remote.check_access())" 2>&1); then
+    [[ $said =~ "only stands for"|"not open to you"|"may not list it"|"cannot be used" ]] && return 1
+    tail -n 1 <<< "$said" >&2
     exit 1
   fi
-  timeout 600 dvc pull --quiet "$1" || exit
+  timeout 600 dvc pull "$1" && return
+  [[ $said != gs ]] && return 1 # a folder of one's own, say, which no runner has
+  echo "::error::$1 cannot be pulled, though the bucket is open to everybody"
+  exit 1
 }
 here=true
 for input in "${inputs[@]}"; do
