@@ -11,7 +11,7 @@ from processes import TRAIN, knobs, prepare_data, said, start, torchrun
 from benchmarks.overhead import end
 
 pytestmark = pytest.mark.slow
-PATIENCE = 10  # seconds that a host waits for the other
+PATIENCE = 15  # seconds that a host waits for the other, on a machine that may stand still for some
 
 
 def ip(*arguments: str) -> None:
