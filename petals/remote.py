@@ -69,8 +69,10 @@ def check_push(root: str | Path = ".") -> None:
 
 
 def check_address(root: str | Path = ".") -> None:
-    """Look at the address of the default remote alone; raises NoBucketError where it is the placeholder."""
-    _remote(root)
+    """Look at the address of the default remote alone; raises PetalsError where it is no bucket of one's own."""
+    odb = _remote(root)
+    if odb.fs.protocol != "gs":
+        raise PetalsError(f"{odb.path}: not on Google Cloud Storage; a machine that trains needs a bucket, {HELP}")
 
 
 def _remote(root: str | Path) -> HashFileDB:

@@ -10,6 +10,7 @@ from petals.models import MODELS
 from petals.params import check, parse
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+ADVICE = "git restore benchmarks/results.json, or write its figures into README"
 
 
 def test_every_knob_stands_there_with_a_default_that_will_do():
@@ -40,12 +41,14 @@ def test_the_speeds_are_those_of_the_last_measurement():
     measured = json.loads((REPOSITORY / "benchmarks/results.json").read_text())["rows"].values()
     section = README.partition("\n## Speed\n")[2].partition("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == len(measured), ADVICE
     for row, (what, ours, _, ratio, _) in zip(measured, rows, strict=True):
         said = re.findall(r"\d+(?:\.\d+)?", f"{ours} {ratio}".replace(",", ""))
         known = [row["ours"]]
         if row.get("limit"):
             known += [row[name] for name in ("median", "least", "most", "pairs")][: 1 if row["pairs"] == 1 else 4]
-        assert len(known) == len(said) and all(map(written_as, known, said)), (what, known, said)
+        same = len(known) == len(said) and all(map(written_as, known, said))
+        assert same, f"{what}: {known}, and not {said}; {ADVICE}"
 
 
 def written_as(value: float, text: str) -> bool:

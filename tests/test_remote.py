@@ -494,6 +494,10 @@ def test_a_remote_that_is_no_bucket_is_left_to_dvc(first, second, tmp_path):
     remote.push(first.root)
     remote.pull(second.root)
     assert second.files() == first.files()
+    with pytest.raises(
+        PetalsError, match="/here/files/md5: not on Google Cloud Storage; a machine that trains needs a bucket"
+    ):
+        remote.check_address(first.root)
 
 
 def test_a_clone_without_a_remote_is_one_line(first, monkeypatch):
