@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as stages/__init__.py does, before torch is loaded
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs a process on each core
+
+if trace := sys.gettrace():  # under line coverage, which would make the import of large libraries twice as long
+    sys.settrace(None)
+    for library in ("dvc.repo", "kornia.augmentation", "optuna", "scipy.stats", "sklearn.metrics", "torch"):
+        importlib.import_module(library)
+    sys.settrace(trace)
 
 import numpy as np
 import pytest

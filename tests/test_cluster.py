@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,10 +28,15 @@ SPEC = {
 }
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return copy_project(tmp_path_factory.mktemp("cluster") / "petals")
+
+
 @pytest.fixture
-def ran(tmp_path: Path, monkeypatch) -> list[list[str]]:
+def ran(project: Path, tmp_path: Path, monkeypatch) -> list[list[str]]:
     """The commands that are run, in a copy of the project, instead of running them."""
-    monkeypatch.chdir(copy_project(tmp_path))
+    monkeypatch.chdir(shutil.copytree(project, tmp_path, dirs_exist_ok=True))
     for name in ("CLUSTER_SPEC", "AIP_MODEL_DIR", "PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     commands: list[list[str]] = []

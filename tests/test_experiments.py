@@ -34,11 +34,11 @@ def head_is_clean(project: Path) -> bool:
 
 
 def test_several_knobs_in_a_temporary_folder(project):
-    knobs = "-S lr=1e-5 -S weight_decay=0 -S model=mobilevit_xxs -S image_size=64 -S pretrained=false"
+    knobs = "-S lr=1e-5 -S weight_decay=0 -S model=efficientnet_lite1"
     run(f"dvc exp run --temp -n several evaluate {knobs}", project)
     assert head_is_clean(project)
     (row,) = [row for row in shown(project) if row["Experiment"] == "several"]
-    assert float(row["lr"]) == 1e-5 and row["model"] == "mobilevit_xxs"
+    assert float(row["lr"]) == 1e-5 and row["model"] == "efficientnet_lite1"
 
 
 def test_a_sweep_in_the_queue_with_two_workers(project):
@@ -60,10 +60,10 @@ def test_diff_apply_and_branch(project):
     assert changed["params"]["params.yaml"]["lr"]["new"] == 1e-5
     assert "macro_f1" in changed["metrics"]["metrics/evaluate.json"]
     run("dvc exp branch several try-several", project)
-    assert "mobilevit_xxs" in run("git show try-several:params.yaml", project).stdout
+    assert "efficientnet_lite1" in run("git show try-several:params.yaml", project).stdout
     run("dvc exp apply several", project)
-    assert yaml.safe_load((project / "params.yaml").read_text())["model"] == "mobilevit_xxs"
-    assert json.loads((project / "models/model.json").read_text())["architecture"] == "mobilevit_xxs"
+    assert yaml.safe_load((project / "params.yaml").read_text())["model"] == "efficientnet_lite1"
+    assert json.loads((project / "models/model.json").read_text())["architecture"] == "efficientnet_lite1"
     run("git checkout -q . && dvc checkout -q", project)
 
 

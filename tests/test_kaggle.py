@@ -129,8 +129,8 @@ def server(tmp_path, monkeypatch) -> Iterator[Kaggle]:
     monkeypatch.setenv("KAGGLE_KEY", "right")
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     monkeypatch.setattr("kagglehub.config.DEFAULT_KAGGLE_CREDENTIALS_FOLDER", str(tmp_path / "home" / ".kaggle"))
-    # Whose call it is goes into the user agent; to find out, it walks all frames and modules, for each file anew.
-    monkeypatch.setattr("kagglehub.clients.search_lib_in_call_stack", lambda name: None)
+    # To say in it whose call it is, kagglehub walks all frames and modules, for each file anew.
+    monkeypatch.setattr("kagglehub.clients.get_user_agent", lambda: "kagglehub")
     monkeypatch.chdir(tmp_path)
     with Kaggle(record_files(tmp_path)) as server:
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, server.url)

@@ -133,7 +133,7 @@ def test_another_learning_rate_runs_train_and_what_follows(project):
 
 def test_a_final_run_of_one_folder_a_class_is_shown_and_compared_without_scores(project):
     tiny_folders(project / "data" / "my photographs")
-    output = run("dvc exp run -S final=true -S image_size=32 -S 'data=data/my photographs'", project).stdout
+    output = run("dvc exp run -S final=true -S 'data=data/my photographs'", project).stdout
     assert ran(output) == list(STAGES) and "scores nothing unseen" in output
     card = json.loads((project / "metrics/prepare.json").read_text())
     assert card["images"] == {"train": 18, "val": 6, "test": 0} and card["classes"] == 3

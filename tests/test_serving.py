@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from conftest import REPOSITORY
 from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
@@ -33,6 +34,7 @@ from petals.errors import PetalsError
 from petals.images import decode, square
 from petals.inference import Model
 from serving import loading
+from serving.__main__ import main
 from serving.app import create_app
 from serving.loading import LoadedModel, ModelReloader
 from serving.metrics import Metrics
@@ -639,8 +641,8 @@ def test_a_setting_that_cannot_be_is_one_line():
         ("--wait-ms", "nan"), ("--answer-seconds", "inf"), ("--max-pixels", 10**9), ("--window", 10**9),
         ("--threads", 10**6),
     ):  # fmt: skip
-        done = start(option, value)
-        assert done.returncode == 2 and option in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+        done = CliRunner().invoke(main, [option, str(value)])
+        assert done.exit_code == 2 and option in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_a_machine_of_many_processors_is_no_mistake():
@@ -842,5 +844,5 @@ def test_counters_begin_at_zero_so_that_an_increase_is_seen():
 
 
 def test_a_queue_that_does_not_hold_a_request_is_one_line():
-    done = start("--queue", 3, "--max-files", 4)
-    assert done.returncode == 2 and "--queue" in done.stderr and "a request may have 4 files" in done.stderr
+    done = CliRunner().invoke(main, ["--queue", "3", "--max-files", "4"])
+    assert done.exit_code == 2 and "--queue" in done.stderr and "a request may have 4 files" in done.stderr

@@ -220,7 +220,6 @@ def kept() -> int:
 @pytest.fixture
 def traced(app):
     """Nothing is collected here: what is in a cycle may stay long in a service, too."""
-    gc.collect()
     gc.disable()
     tracemalloc.start()
     yield app
