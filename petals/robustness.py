@@ -34,8 +34,9 @@ class CorruptedSplit(PackedSplit):
             start, images = batch
             return corrupt(images, self.ids[start : start + size], self.corruption, self.severity)
 
-        starts, workers = range(first * size, self.count, every * size), min(8, cores() // torch.get_num_threads()) or 1
-        yield from in_threads(corrupted, zip(starts, super().batches(size, first, every), strict=True), workers)
+        starts = range(first * size, self.count, every * size)
+        batches = zip(starts, super().batches(size, first, every), strict=True)
+        yield from in_threads(corrupted, batches, workers=min(8, cores() // torch.get_num_threads()) or 1)
 
 
 def measure(folder: str | Path, severities: int, predict: Callable[[PackedSplit, str], np.ndarray]) -> list[Trial]:
