@@ -22,6 +22,13 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True)
 
 
+def git(folder: Path, *arguments: str) -> str:
+    """What git says, which takes a file of the same size and time for unchanged."""
+    settings = ("core.checkStat=minimal", "core.trustctime=false", "user.name=a", "user.email=a@example.org")
+    options = [part for each in settings for part in ("-c", each)]
+    return subprocess.check_output(["git", *options, *arguments], cwd=folder, text=True).rstrip()
+
+
 def interpreter(folder: Path, fails_at: str) -> str:
     """A stand-in for Python that fails where its arguments hold `fails_at`, and else does nothing."""
     path = folder / "python"
@@ -58,17 +65,13 @@ def test_serve_names_the_commit_where_its_model_is_served_and_nowhere_else(folde
     (model := folder / "models" / "model.onnx").write_bytes(b"model")
     (folder / "dvc.lock").write_text(f"    md5: {hashlib.md5(b'model').hexdigest()}\n")
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
     def served() -> str:
         return make(folder, "--no-print-directory", "serve").stdout  # which a make above it has switched on
 
-    git("init", "-q")
-    git("add", "dvc.lock")
-    git("commit", "-qm", "first")
-    assert served() == f"of <{git('rev-parse', 'HEAD')}>\n"
+    git(folder, "init", "-q")
+    git(folder, "add", "dvc.lock")
+    git(folder, "commit", "-qm", "first")
+    assert served() == f"of <{git(folder, 'rev-parse', 'HEAD')}>\n"
     with monkeypatch.context() as patch:
         patch.setenv("PETALS_MODEL", "other.onnx")
         assert served() == "of <>\n"
@@ -79,7 +82,7 @@ def test_serve_names_the_commit_where_its_model_is_served_and_nowhere_else(folde
     model.write_bytes(b"model")
     (folder / "dvc.lock").write_text("changed since\n")
     assert served() == "of <>\n"
-    git("checkout", "-q", "dvc.lock")
+    git(folder, "checkout", "-q", "dvc.lock")
     model.unlink()
     done = make(folder, "--no-print-directory", "serve")
     assert (done.stdout, done.stderr) == ("of <>\n", ""), "to find no model is the service's to say"
@@ -106,32 +109,19 @@ def test_undo_brings_back_what_git_takes_for_unchanged(folder):
             (folder / each).write_text(content)
             os.utime(folder / each, (10**9, 10**9))
 
-    def git(*arguments: str) -> str:
-        blind = [
-            "-c",
-            "core.checkStat=minimal",
-            "-c",
-            "core.trustctime=false",
-            "-c",
-            "user.name=a",
-            "-c",
-            "user.email=a",
-        ]
-        return subprocess.check_output(["git", *blind, *arguments], cwd=folder, text=True)
-
     write("before")
-    git("init", "-q")
-    git("add", *files)
-    git("commit", "-qm", "before")
+    git(folder, "init", "-q")
+    git(folder, "add", *files)
+    git(folder, "commit", "-qm", "before")
     write("after!")
     (folder / "plots/per_class.csv").unlink()
-    assert git("status", "--short", "--untracked-files=no") == " D plots/per_class.csv\n"
+    assert git(folder, "status", "--short", "--untracked-files=no") == " D plots/per_class.csv"
     (folder / "dvc.lock").write_text("of a run")
-    git("add", "dvc.lock")  # as dvc repro does
+    git(folder, "add", "dvc.lock")  # as dvc repro does
     assert make(folder, "undo").stdout == "dvc checkout\n"
     assert [(folder / each).read_text() for each in files] == ["before"] * len(files)
-    assert git("status", "--short", "--untracked-files=no") == ""
-    git("rm", "-q", "machine.json")
-    git("commit", "-qm", "none")
+    assert git(folder, "status", "--short", "--untracked-files=no") == ""
+    git(folder, "rm", "-q", "machine.json")
+    git(folder, "commit", "-qm", "none")
     (folder / ".venv/bin/dvc").write_text("#!/bin/sh\nexit 1\n")
     assert make(folder, "undo").stdout == "make repro makes again what the cache does not have\n"
