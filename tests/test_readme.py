@@ -51,6 +51,15 @@ def test_the_speeds_are_those_of_the_last_measurement():
         assert same, f"{what}: {known}, and not {said}; {ADVICE}"
 
 
+def test_every_module_has_its_place_on_the_page_for_those_who_extend():
+    page = (REPOSITORY / "docs/extend.md").read_text(encoding="utf-8")
+    section = page.partition("\n## What is where in petals/\n")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+)`", "".join(line for line in section.splitlines() if line.startswith("|")))
+    assert sorted(named) == sorted(
+        path.stem for path in (REPOSITORY / "petals").iterdir() if not path.name.startswith("__")
+    )
+
+
 def written_as(value: float, text: str) -> bool:
     """Whether `text` is `value`, rounded to the digits that it has."""
     digits = len(text.partition(".")[2]) if "." in text else len(text.rstrip("0")) - len(text)
