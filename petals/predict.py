@@ -99,7 +99,7 @@ def label_of(path: Path, classes: list[str]) -> int:
     """Which of `classes` the folder of `path` is named after; raises PetalsError where it is none of them."""
     name = composed(path, Path(os.path.abspath(path)).parent.name)
     if name not in classes:
-        raise PetalsError(f"{shown(path)}: its folder, {name!r}, is none of the model's classes")
+        raise PetalsError(f"{shown(path.parent)}: its name, {name!r}, is none of the model's classes")
     return classes.index(name)
 
 
@@ -122,13 +122,14 @@ def main(
     there is a mistake, and accuracy.
     """
     opened = Model.open(model, threads)
-    failures: list[PetalsError] = []
+    failures: set[str] = set()
     labels: list[int] = []
     guesses: list[int] = []
 
     def fail(error: PetalsError) -> None:
-        failures.append(error)
-        click.echo(f"Error: {error}", err=True)
+        if str(error) not in failures:  # once of a folder that is no class
+            click.echo(f"Error: {error}", err=True)
+        failures.add(str(error))
 
     for path, best in predict(opened, images, fail):
         if scored:
