@@ -225,7 +225,9 @@ def contents(path: Path) -> dict[str, bytes]:
 @click.option("-S", "--set-param", "settings", multiple=True, metavar="KNOB=VALUE", callback=given,
               help="As for dvc exp run; repeatable.")  # fmt: skip
 def main(kills: int, seed: int, settings: dict[str, str]) -> None:
-    """Kill the pipeline with SIGKILL at random moments over all stages, go on as make repro does, compare all.
+    """Kill the pipeline with SIGKILL at random moments over all stages, and compare every byte that it ends in.
+
+    After each kill it goes on as `make repro` does.
 
     Among the moments are those at which DVC commits outputs and train writes a checkpoint. Killed are DVC and
     the stage together, DVC alone, or the stage alone. Exit code 1 if one run did not end in the same bytes.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Start-up script of a machine named NAME-RANK in a managed instance group: it takes part in a run, in a container of the
-# train image, which is started again up to ten times if it fails. Metadata: image, machines (their number), settings (knob=value, blanks between).
+# train image, which is started again up to ten times if it fails. Metadata: image, machines (their number), settings
+# (knob=value, blanks between).
 set -euo pipefail
 
 metadata() {

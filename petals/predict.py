@@ -127,7 +127,7 @@ def main(
     guesses: list[int] = []
 
     def fail(error: PetalsError) -> None:
-        if str(error) not in failures:  # once of a folder that is no class
+        if str(error) not in failures:  # else a folder that is no class were told with every image
             click.echo(f"Error: {error}", err=True)
         failures.add(str(error))
 

@@ -40,7 +40,7 @@ class RecordFile:
             if self.labelled and not 0 <= label < self.classes:
                 raise PetalsError(
                     f"{where}: class {label} has no name: there are {self.classes}, counted from 0; "
-                    f"correct {shown(self.path.parents[2] / 'classes.txt')}"
+                    f"correct or write {shown(self.path.parents[2] / 'classes.txt')}"
                 )
             yield Record(name, label, feature(example, "image", bytes, where), where)
         if number + 1 != self.count:

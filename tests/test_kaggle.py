@@ -129,7 +129,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Kaggle]:
     monkeypatch.setenv("KAGGLE_KEY", "right")
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     monkeypatch.setattr("kagglehub.config.DEFAULT_KAGGLE_CREDENTIALS_FOLDER", str(tmp_path / "home" / ".kaggle"))
-    # To say in it whose call it is, kagglehub walks all frames and modules, for each file anew.
+    # To say in its user agent whose call it is, kagglehub walks all frames and modules, for each file anew.
     monkeypatch.setattr("kagglehub.clients.get_user_agent", lambda: "kagglehub")
     monkeypatch.chdir(tmp_path)
     with Kaggle(record_files(tmp_path)) as server:

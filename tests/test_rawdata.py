@@ -130,7 +130,7 @@ def test_record_files_beside_the_splits_are_named(kaggle: Path):
         ({"class": b"3"}, "the feature 'class' is of type bytes; it must be int64"),
         ({"id": b"\xff"}, r"the id b'\xff' is not UTF-8"),
         ({"class": -1}, "class -1 has no name: there are 3, counted from 0"),
-        ({"class": 3}, "class 3 has no name: there are 3, counted from 0; correct {root}/classes.txt"),
+        ({"class": 3}, "class 3 has no name: there are 3, counted from 0; correct or write {root}/classes.txt"),
     ],
 )
 def test_a_record_that_is_amiss(kaggle: Path, changes: dict, message: str):
