@@ -109,7 +109,7 @@ scalars = st.one_of(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=scalars)
 def test_whatever_dvcs_yaml_writer_writes_is_read_back_the_same(tmp_path: Path, value: object):
     path = tmp_path / "one.yaml"
